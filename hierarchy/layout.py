@@ -1,0 +1,252 @@
+"""How one tick of one kind of episode becomes tokens: specs only, no values.
+
+Ids are Gato's (arXiv 2205.06175, section 2.1): text [0, 32000), discrete [0, 1024), continuous [32000, 33024). The separator
+has the id after those. A layout says which fields the planner reads at its updates, which the controller reads at every
+tick, and what the action is; a `Schema` is the set of layouts that one set of weights serves.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+TEXT_IDS = 32_000
+DISCRETE_IDS = 1024
+BINS = 1024
+CONTINUOUS_START = 32_000
+SEPARATOR = CONTINUOUS_START + BINS
+EMPTY = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Words as SentencePiece pieces: ids [0, pieces of the corpus)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Integers in [0, values): ids [0, values), shared with text as in Gato."""
+
+    values: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.values <= DISCRETE_IDS:
+            raise ValueError(f"a discrete field has 1 to {DISCRETE_IDS} values, not {self.values}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuous:
+    """Unbounded numbers, mu-law companded: sgn(x) log(mu|x| + 1) / log(mu M + 1), clipped to [-1, 1], in 1024 bins."""
+
+    mu: float = 100.0
+    bound: float = 256.0
+
+    def __post_init__(self) -> None:
+        if not (self.mu > 0 and self.bound > 0):
+            raise ValueError(f"mu {self.mu} and bound (M) {self.bound} must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    """Numbers in [low, high], one bound an element, mapped affinely to [-1, 1] and not companded: Gato's actions."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    bins: int = BINS
+
+    def __post_init__(self) -> None:
+        finite = all(math.isfinite(x) for x in self.low + self.high)
+        if len(self.low) != len(self.high) or not finite or not all(a < b for a, b in zip(self.low, self.high)):
+            raise ValueError(f"bounds {self.low} and {self.high} must be finite and low below high: state them in the layout")
+        if not 2 <= self.bins <= BINS:
+            raise ValueError(f"2 to {BINS} bins, not {self.bins}")
+
+
+Codec = Text | Discrete | Continuous | Bounded
+
+
+def id_range(codec: Codec, text_pieces: int) -> tuple[int, int]:
+    """Returns (first id, number of ids) that a value under this codec may have."""
+    match codec:
+        case Text():
+            return 0, text_pieces
+        case Discrete(values):
+            return 0, values
+        case Continuous():
+            return CONTINUOUS_START, BINS
+        case Bounded(bins=bins):
+            return CONTINUOUS_START, bins
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One named field of a tick.
+
+    size: scalars a tick, in row-major order (text has 1: its words are counted when they are read).
+    frames, stride: the reading at tick t also holds ticks t - stride, t - 2 stride, ..., `frames` of them in all.
+    summed: the reading is the sum over the ticks since the reader's previous reading (a chime, a count), encoded once.
+    """
+
+    name: str
+    codec: Codec
+    size: int = 1
+    frames: int = 1
+    stride: int = 1
+    summed: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.frames, self.stride) < 1:
+            raise ValueError(f"field {self.name!r}: size, frames and stride are at least 1")
+        if isinstance(self.codec, Bounded) and len(self.codec.low) != self.size:
+            raise ValueError(f"field {self.name!r}: {len(self.codec.low)} bounds for {self.size} elements")
+        if self.frames > 1 and (self.summed or isinstance(self.codec, Text)):
+            raise ValueError(f"field {self.name!r}: frames are of numbers at single ticks, not of sums or text")
+
+
+PREVIOUS_ACTION = "previous_action"
+"""The one derived field: the action executed at the tick before, absent at tick 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One kind of episode, by name.
+
+    planner: what each update reads. controller: what each tick reads. Both are kept in lexicographic order of names (Gato's
+        order), text first.
+    action: the target of every tick, in the action's own codec; decoded element by element.
+    sub_goal: a privileged field that the planner learns to predict at its updates, or None.
+    pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
+        with the separator as a token of its own.
+    """
+
+    name: str
+    planner: tuple[Field, ...]
+    controller: tuple[Field, ...]
+    action: Field
+    sub_goal: Field | None = None
+    pooled: bool = True
+
+    def __post_init__(self) -> None:
+        for reader in ("planner", "controller"):
+            fields = getattr(self, reader)
+            names = [field.name for field in fields]
+            if len(set(names)) != len(names):
+                raise ValueError(f"layout {self.name!r}: the {reader} reads a field twice: {names}")
+            ordered = sorted(fields, key=lambda field: (not isinstance(field.codec, Text), field.name))
+            object.__setattr__(self, reader, tuple(ordered))
+        if not numbers(self.controller):
+            raise ValueError(f"layout {self.name!r}: the controller reads at least one field of numbers")
+        if self.planner and not numbers(self.planner):
+            raise ValueError(f"layout {self.name!r}: the planner reads at least one field of numbers")
+        if not isinstance(self.action.codec, Bounded | Discrete):
+            raise ValueError(f"layout {self.name!r}: an action is Bounded or Discrete; give an unbounded one bounds")
+
+
+def numbers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """Returns the fields that are not text."""
+    return tuple(field for field in fields if not isinstance(field.codec, Text))
+
+
+def words(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """Returns the fields that are text."""
+    return tuple(field for field in fields if isinstance(field.codec, Text))
+
+
+def scalars(fields: tuple[Field, ...]) -> int:
+    """Returns how many scalars one reading of these fields' numbers has, all frames counted."""
+    return sum(field.size * field.frames for field in numbers(fields))
+
+
+def tokens_per_update(layout: Layout) -> int:
+    """Returns how many tokens of numbers one update reads; words come on top when they are due."""
+    if not layout.planner:
+        return 0
+    return 1 if layout.pooled else scalars(layout.planner)
+
+
+def tokens_per_reading(layout: Layout) -> int:
+    """Returns how many observation tokens a tick has, the separator with them."""
+    return 1 if layout.pooled else scalars(layout.controller) + 1
+
+
+def single_rate(layout: Layout) -> Layout:
+    """Returns the layout of Gato's way: no planner, and the controller reads at every tick what either model reads."""
+    by_name = {field.name: field for field in layout.controller}
+    for field in layout.planner:
+        by_name[field.name] = field
+    return dataclasses.replace(layout, planner=(), controller=tuple(by_name.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The layouts that one set of weights serves, and the number of text pieces; sizes every table and head.
+
+    Every scalar of every field, frame and layout has a field id of its own; so have the words of a text field, the separator and
+    every element of an action.
+    """
+
+    layouts: tuple[Layout, ...]
+    text_pieces: int = 0
+
+    def __post_init__(self) -> None:
+        names = [layout.name for layout in self.layouts]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"a schema has at least one layout and no name twice: {names}")
+        if not 0 <= self.text_pieces <= TEXT_IDS:
+            raise ValueError(f"{self.text_pieces} text pieces: there is room for {TEXT_IDS}")
+        if self.text_pieces == 0 and any(words(layout.planner + layout.controller) for layout in self.layouts):
+            raise ValueError("a layout reads text, and the schema has no text pieces: train a tokenizer first")
+
+    def __getitem__(self, name: str) -> Layout:
+        for layout in self.layouts:
+            if layout.name == name:
+                return layout
+        raise KeyError(f"no layout {name!r}; there are {[layout.name for layout in self.layouts]}")
+
+    def field_ids(self, name: str) -> dict[tuple[str, str], int]:
+        """Returns, for one layout, (reader, field name) to the first of that field's ids.
+
+        The readers are "planner", "controller" and "action"; ("controller", "separator") is the separator's. A field's ids run
+        frame by frame and, within a frame, element by element; a text field has one.
+        """
+        first, ids = 0, {}
+        for layout in self.layouts:
+            ids = {}
+            for reader in ("planner", "controller"):
+                for field in getattr(layout, reader):
+                    ids[reader, field.name] = first
+                    first += 1 if isinstance(field.codec, Text) else field.size * field.frames
+            ids["controller", "separator"] = first
+            ids["action", layout.action.name] = first + 1
+            first += 1 + layout.action.size
+            if layout.name == name:
+                return ids
+        raise KeyError(f"no layout {name!r}; there are {[layout.name for layout in self.layouts]}")
+
+    @property
+    def fields(self) -> int:
+        """Number of field ids."""
+        return sum(
+            scalars(layout.planner) + scalars(layout.controller) + len(words(layout.planner + layout.controller)) + 1 + layout.action.size
+            for layout in self.layouts
+        )
+
+    @property
+    def planner_atoms(self) -> int:
+        """Most scalars that one token of the planner's stream sums over."""
+        return max([scalars(layout.planner) for layout in self.layouts if layout.pooled] + [1])
+
+    @property
+    def controller_atoms(self) -> int:
+        """Most scalars that one token of the controller's stream sums over, the separator counted."""
+        return max([scalars(layout.controller) + 1 for layout in self.layouts if layout.pooled] + [1])
+
+
+def describe(schema: Schema) -> dict[str, Any]:
+    """Returns the schema as plain JSON values, to store beside what was trained on it and to compare."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {"kind": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return plain(schema)
