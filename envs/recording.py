@@ -1,0 +1,75 @@
+"""Recording episodes of an expert, and playing a recorded episode again."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import dm_env
+import numpy as np
+
+from envs.loop import Moment, Observations, assemble, first_step, flat_spec, legal, privileged, run, stack
+from hierarchy.episode import Episode
+
+ONE = np.ones(1, bool)
+
+
+class Expert(Protocol):
+    """What is imitated. It may look at the environment."""
+
+    def begin(self, environment: dm_env.Environment, rng: np.random.Generator) -> None:
+        """Prepares for the episode that has just been reset."""
+
+    def step(self, environment: dm_env.Environment, time_step: dm_env.TimeStep) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the action to execute and the clean action to imitate, which differ under noise and detours."""
+
+
+def record(
+    environment: dm_env.Environment,
+    expert: Expert,
+    seed: int,
+    source: str,
+    tick_s: float | None = None,
+    max_ticks: int | None = None,
+) -> Episode:
+    """Returns the episode of this seed, run by the expert to its end or to `max_ticks`.
+
+    `tick_s` is needed where the environment does not state it. The expert's own randomness is a function of the seed too.
+
+    Raises:
+        ValueError: an action or a label is outside its spec, or an observation is missing or not finite.
+    """
+    fields, spec = flat_spec(environment), environment.action_spec()
+    step = first_step(environment, seed)
+    expert.begin(environment, np.random.default_rng((seed, 1)))
+    frames, steps, known, actions, labels = [step.observation], [], [], [], []
+    while not step.last() and (max_ticks is None or len(steps) < max_ticks):
+        known.append(privileged(environment))
+        action, label = (legal(spec, np.asarray(each)[None], ONE, len(steps))[0] for each in expert.step(environment, step))
+        step = environment.step(action)
+        steps.append(step)
+        frames.append(step.observation)
+        actions.append(action)
+        labels.append(label)
+    stack(fields, [step], len(steps))
+    outcome = [step.reward for step in steps], [step.discount for step in steps]
+    return assemble(environment, seed, source, tick_s, frames, known, np.stack(actions), np.stack(labels), *outcome)
+
+
+class Tape:
+    """A policy that plays given actions [T, ...] to one environment, whatever it sees."""
+
+    def __init__(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def begin(self, seeds: Sequence[int]) -> int:
+        return 0
+
+    def step(self, state: int, observations: Observations) -> tuple[np.ndarray, Any]:
+        return self._actions[state][None], state + 1
+
+
+def replay(environment: dm_env.Environment, episode: Episode) -> Iterator[Moment]:
+    """Yields the moments of the episode's executed actions, fed again to an environment of the same seed.
+
+    An environment whose resets follow their seed shows the recorded observations again, to the bit.
+    """
+    return run([environment], Tape(episode.action), [episode.seed], max_ticks=episode.ticks)
