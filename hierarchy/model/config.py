@@ -1,0 +1,83 @@
+"""What a two-rate model is made of, and the named sizes."""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+from hierarchy.layout import BINS, CONTINUOUS_START, SEPARATOR, Bounded, Discrete, Schema
+from modules.transformer import TransformerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A planner and a controller; without a planner it is one transformer at every tick.
+
+    plan_vectors, plan_width: the plan is [P, plan_width]. plan_read: how the controller reads it, by cross-attention in every
+    layer or as FiLM's scale and shift of every layer (arXiv 1709.07871).
+    text_slots: words that a reader's window may hold; a cache has room for these beside its numbers.
+    """
+
+    planner: TransformerConfig | None
+    controller: TransformerConfig
+    plan_vectors: int = 4
+    plan_width: int = 64
+    plan_read: Literal["cross_attention", "film"] = "cross_attention"
+    text_slots: int = 64
+
+    def __post_init__(self) -> None:
+        if self.plan_read not in ("cross_attention", "film"):
+            raise ValueError(f"plan_read is {self.plan_read!r}: it is 'cross_attention' or 'film'")
+
+
+PRESETS = {
+    "debug": ModelConfig(
+        planner=TransformerConfig(width=32, layers=2, heads=2, feed_forward=96, window=320),
+        controller=TransformerConfig(width=16, layers=2, heads=2, feed_forward=32, window=8),
+        plan_vectors=2,
+        plan_width=16,
+    ),
+    "demo": ModelConfig(
+        planner=TransformerConfig(width=128, layers=4, heads=4, feed_forward=512, window=320),
+        controller=TransformerConfig(width=64, layers=2, heads=4, feed_forward=256, window=8),
+        plan_vectors=4,
+        plan_width=64,
+    ),
+}
+
+
+class Sizes(NamedTuple):
+    """Sizes of tables and heads that follow from a schema.
+
+    text_rows: rows of the value table for text and discrete ids, which share them. discrete, sub_goal: classes of these heads.
+    """
+
+    text_rows: int
+    fields: int
+    discrete: int
+    sub_goal: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the value table: text and discrete ids, bins, the separator."""
+        return self.text_rows + BINS + 1
+
+    def row(self, value):
+        """Returns the value table's row of each Gato id; negative where the id is EMPTY."""
+        bins = self.text_rows + value - CONTINUOUS_START
+        return (value >= CONTINUOUS_START) * bins + (value < CONTINUOUS_START) * value
+
+
+assert SEPARATOR == CONTINUOUS_START + BINS, "the separator's row follows the bins'"
+
+
+def sizes(schema: Schema) -> Sizes:
+    """Returns the sizes that a schema asks for."""
+    fields = [field for layout in schema.layouts for field in (*layout.planner, *layout.controller, layout.action)]
+    actions = [layout.action.codec for layout in schema.layouts]
+    discrete = [field.codec.values for field in fields if isinstance(field.codec, Discrete)]
+    goals = [layout.sub_goal.codec for layout in schema.layouts if layout.sub_goal is not None]
+    return Sizes(
+        text_rows=max([schema.text_pieces, *discrete]),
+        fields=schema.fields,
+        discrete=max([codec.values for codec in actions if isinstance(codec, Discrete)], default=0),
+        sub_goal=max([codec.bins if isinstance(codec, Bounded) else codec.values for codec in goals], default=0),
+    )

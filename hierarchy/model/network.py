@@ -1,0 +1,184 @@
+"""Planner and controller in haiku, as pure functions of parameters; nothing here loops over time.
+
+Everything is for one row or one episode; `jax.vmap` adds the batch.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from hierarchy.layout import BINS, Schema
+from hierarchy.model.config import ModelConfig, Sizes, sizes
+from modules.attention import KeyValues, attend_own, linear, norm, split_heads
+from modules.embedding import TokenEmbedding, log_features
+from modules.masks import Place
+from modules.transformer import Cache, Transformer
+
+Reading = tuple[Any, ...]
+"""A plan as the controller's layers read it, one entry a layer: KeyValues [H, P, D/H], or FiLM's (scale, shift) [D]."""
+
+
+class Planner(hk.Module):
+    """The slow transformer: tokens to outputs, outputs to plans and sub-goals."""
+
+    def __init__(self, config: ModelConfig, table: Sizes):
+        super().__init__(name="planner")
+        self._config, self._table = config, table
+
+    def __call__(
+        self, value: jax.Array, field: jax.Array, place: Place, cache: Cache | None = None, slots: jax.Array | None = None
+    ) -> tuple[jax.Array, Cache | None]:
+        """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention."""
+        config, table = self._config.planner, self._table
+        x = TokenEmbedding(table.rows, table.text_rows, BINS, table.fields, config.width)(table.row(value), field)
+        x = x + linear(config.width, "time")(log_features(place.time))
+        return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
+
+    def plan(self, x: jax.Array) -> jax.Array:
+        """Returns plans [J, P, plan_width], each vector of unit mean square, from outputs [J, D]."""
+        config = self._config
+        plans = linear(config.plan_vectors * config.plan_width, "vectors")(x)
+        return unit_mean_square(plans.reshape(-1, config.plan_vectors, config.plan_width))
+
+    def sub_goal(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, bins] of the sub-goal from outputs [M, D]."""
+        return hk.Linear(self._table.sub_goal, name="sub_goal")(x)
+
+
+class Controller(hk.Module):
+    """The fast transformer; the single-rate model is one without plans."""
+
+    def __init__(self, config: ModelConfig, table: Sizes):
+        super().__init__(name="controller")
+        self._config, self._table = config, table
+
+    def no_plan(self) -> jax.Array:
+        """Returns the learnt plan [P, plan_width] that stands while there is none."""
+        shape = (self._config.plan_vectors, self._config.plan_width)
+        return unit_mean_square(hk.get_parameter("no_plan", shape, init=hk.initializers.RandomNormal(1.0)))
+
+    def read_plan(self, plan: jax.Array) -> Reading:
+        """Returns how each layer reads one plan [P, plan_width]; run once an update, used by every tick."""
+        config = self._config.controller
+        layers = []
+        for i in range(config.layers):
+            if self._config.plan_read == "film":
+                scale, shift = jnp.split(linear(2 * config.width, f"plan_film_{i}")(plan.reshape(-1)), 2)
+                layers.append((scale, shift))
+            else:
+                key_value = linear(2 * config.width, f"plan_key_value_{i}")(plan)
+                layers.append(KeyValues(*(split_heads(part, config.heads) for part in jnp.split(key_value, 2, axis=-1))))
+        return tuple(layers)
+
+    def _reader(self, i: int, reading: Any) -> Callable[[jax.Array], jax.Array]:
+        """Returns what layer i adds from its plan; `reading` has one entry a token."""
+        config = self._config.controller
+        if self._config.plan_read == "film":
+            return lambda x: norm(f"norm_plan_{i}")(x) * reading[0] + reading[1]
+
+        def cross_attention(x: jax.Array) -> jax.Array:
+            query = split_heads(linear(config.width, f"plan_query_{i}")(norm(f"norm_plan_{i}")(x)), config.heads)
+            return linear(config.width, f"plan_out_{i}")(attend_own(query, reading))
+
+        return cross_attention
+
+    def __call__(
+        self,
+        value: jax.Array,
+        field: jax.Array,
+        place: Place,
+        reading: Reading | None,
+        age: jax.Array,
+        cache: Cache | None = None,
+        slots: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Returns outputs [L, D] of tokens [L, K], and the cache.
+
+        reading: each token's visible plan (entries [L, ...]), or None for a model without plans. age: int32 [L], -1 for none.
+        """
+        config, table = self._config.controller, self._table
+        x = TokenEmbedding(table.rows, table.text_rows, BINS, table.fields, config.width)(table.row(value), field)
+        if reading is None:
+            x = x + linear(config.width, "time")(log_features(place.time))
+            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
+        aged = linear(config.width, "age")(log_features(jnp.maximum(age, 0)))
+        x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
+        between = [self._reader(i, layer) for i, layer in enumerate(reading)]
+        return Transformer(config, "transformer")(x, place, between, cache, slots)
+
+    def continuous(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, 1024] over bins from outputs [M, D]."""
+        return hk.Linear(BINS, name="continuous")(x)
+
+    def discrete(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, classes] over discrete actions from outputs [M, D]."""
+        return hk.Linear(self._table.discrete, name="discrete")(x)
+
+    def sub_goal(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, bins] of the sub-goal, where no planner is there to predict it."""
+        return hk.Linear(self._table.sub_goal, name="sub_goal")(x)
+
+
+def unit_mean_square(x: jax.Array) -> jax.Array:
+    """Returns x scaled to a mean square of 1 over its last axis."""
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+
+
+class Network(NamedTuple):
+    """One model: its sizes, and its pure functions, each of the parameters and then the module's own arguments."""
+
+    config: ModelConfig
+    table: Sizes
+    init: Callable[[jax.Array], hk.Params]
+    plan_tokens: Callable[..., tuple[jax.Array, Cache | None]]
+    plan: Callable[..., jax.Array]
+    planner_sub_goal: Callable[..., jax.Array]
+    no_plan: Callable[..., jax.Array]
+    read_plan: Callable[..., Reading]
+    control_tokens: Callable[..., tuple[jax.Array, Cache | None]]
+    continuous: Callable[..., jax.Array]
+    discrete: Callable[..., jax.Array]
+    controller_sub_goal: Callable[..., jax.Array]
+
+
+def build(config: ModelConfig, schema: Schema) -> Network:
+    """Returns the network for a schema. `init(key)` needs no example: parameters' shapes do not depend on lengths."""
+    table = sizes(schema)
+
+    def modules() -> tuple[Callable[[], None], tuple[Callable[..., Any], ...]]:
+        planner, controller = Planner(config, table), Controller(config, table)
+
+        def init() -> None:
+            value = jnp.zeros((1, 1), jnp.int32)
+            place = Place(*(jnp.zeros(1, jnp.int32) for _ in range(3)), jnp.ones(1, bool))
+            reading = None
+            if config.planner is not None:
+                x, _ = planner(value, value, place)
+                planner.plan(x)
+                reading = jax.tree.map(lambda r: r[None], controller.read_plan(controller.no_plan()))
+                if table.sub_goal:
+                    planner.sub_goal(x)
+            y, _ = controller(value, value, place, reading, jnp.zeros(1, jnp.int32))
+            controller.continuous(y)
+            if table.discrete:
+                controller.discrete(y)
+            if table.sub_goal and config.planner is None:
+                controller.sub_goal(y)
+
+        return init, (
+            planner,
+            planner.plan,
+            planner.sub_goal,
+            controller.no_plan,
+            controller.read_plan,
+            controller,
+            controller.continuous,
+            controller.discrete,
+            controller.sub_goal,
+        )
+
+    transformed = hk.without_apply_rng(hk.multi_transform(modules))
+    return Network(config, table, jax.jit(transformed.init), *transformed.apply)

@@ -1,0 +1,77 @@
+"""The first execution: all ticks of packed rows in one pass, for training."""
+
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from hierarchy.batch import Batch, Stream, Targets
+from hierarchy.model.network import Network
+from modules.attention import MASKED
+from modules.masks import Place
+
+
+class Logits(NamedTuple):
+    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal classes are masked."""
+
+    continuous: jax.Array
+    discrete: jax.Array | None
+    sub_goal: jax.Array | None
+
+
+def forward(network: Network, params: hk.Params, batch: Batch) -> Logits:
+    """Returns the logits of a batch [B, ...]: planner, plans, controller."""
+    plan, sub_goal = think(network, params, batch)
+    logits = act(network, params, batch, plan)
+    return logits if sub_goal is None else logits._replace(sub_goal=sub_goal)
+
+
+def think(network: Network, params: hk.Params, batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:
+    """Returns the batch's plans [B, J, P, plan_width] and the planner's sub-goal logits; None for what the model lacks."""
+    if network.config.planner is None:
+        return None, None
+
+    def row(row: Batch) -> tuple[jax.Array, jax.Array | None]:
+        x, _ = network.plan_tokens(params, row.planner.value, row.planner.field, place_of(row.planner))
+        goal = None
+        if network.table.sub_goal:
+            goal = legal(network.planner_sub_goal(params, x[row.sub_goal.slot]), row.sub_goal)
+        return network.plan(params, x[row.plan_slot]), goal
+
+    return jax.vmap(row)(batch)
+
+
+def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | None) -> Logits:
+    """Returns the controller's logits of a batch under the given plans [B, J, P, plan_width]."""
+
+    def row(row: Batch, plan: jax.Array | None) -> Logits:
+        reading = None if plan is None else readings(network, params, plan, row.plan)
+        stream = row.controller
+        x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), reading, row.age)
+        continuous = legal(network.continuous(params, x[row.continuous.slot]), row.continuous)
+        discrete = goal = None
+        if network.table.discrete:
+            discrete = legal(network.discrete(params, x[row.discrete.slot]), row.discrete)
+        if network.table.sub_goal and plan is None:
+            goal = legal(network.controller_sub_goal(params, x[row.sub_goal.slot]), row.sub_goal)
+        return Logits(continuous, discrete, goal)
+
+    return jax.vmap(row)(batch, plan)
+
+
+def readings(network: Network, params: hk.Params, plan: jax.Array, index: jax.Array):
+    """Returns what each of L tokens reads: plan index [L] of plans [J, P, plan_width], the learnt no-plan where negative."""
+    everything = jnp.concatenate([plan, network.no_plan(params)[None]])
+    read = jax.vmap(network.read_plan, in_axes=(None, 0))(params, everything)
+    return jax.tree.map(lambda entry: entry[index], read)
+
+
+def place_of(stream: Stream) -> Place:
+    """Returns where the tokens of one row's stream stand."""
+    return Place(stream.tick, stream.segment, jnp.arange(stream.tick.shape[-1], dtype=jnp.int32), stream.lasting)
+
+
+def legal(logits: jax.Array, targets: Targets) -> jax.Array:
+    """Returns logits [M, classes] with the classes from each target's limit on masked."""
+    return jnp.where(jnp.arange(logits.shape[-1]) < targets.limit[:, None], logits, MASKED)

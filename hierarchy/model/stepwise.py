@@ -1,0 +1,180 @@
+"""The second execution: one update, one tick, over explicit caches, for acting. Same parameters, same layers.
+
+Functions are for one episode; `jax.vmap` adds the batch. A reading may have more tokens than a chunk holds (an instruction
+arrives); the loop over chunks runs as often as there are chunks, inside the one compiled call.
+"""
+
+from typing import Literal, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from hierarchy.layout import BINS, CONTINUOUS_START, Bounded, Layout, Schema, tokens_per_reading, tokens_per_update, words
+from hierarchy.model.network import Network, Reading
+from modules.attention import MASKED
+from modules.masks import Place
+from modules.transformer import Cache, TransformerConfig, empty_cache
+
+Decoding = Literal["sample", "argmax", "mean"]
+DROPPED = 2**30
+"""A slot past the end of every cache: writes to it are dropped."""
+
+
+class Tokens(NamedTuple):
+    """The tokens of one reading, in a buffer of M: value, field int32 [M, K]; `count` of them are there."""
+
+    value: jax.Array
+    field: jax.Array
+    count: jax.Array
+
+
+class Action(NamedTuple):
+    """What one tick decoded.
+
+    ids: int32 [A], Gato ids. unit: float32 [A], the action in [-1, 1] (the bin's centre, or the mean over bins; for a discrete
+    action the id). logits: float32 [A, classes], illegal classes masked.
+    """
+
+    ids: jax.Array
+    unit: jax.Array
+    logits: jax.Array
+
+
+class Plan(NamedTuple):
+    """One update's plan, vectors [P, plan_width], and how the controller's layers read it."""
+
+    vectors: jax.Array
+    reading: Reading
+
+
+def planner_slots(network: Network, layout: Layout) -> int:
+    """Returns how many tokens a planner's cache must hold, updates at every tick included."""
+    text = network.config.text_slots if words(layout.planner) else 0
+    return network.config.planner.window * tokens_per_update(layout) + text
+
+
+def controller_slots(network: Network, layout: Layout) -> int:
+    """Returns how many lasting tokens a controller's cache must hold; the action's tokens have slots of their own beyond."""
+    text = network.config.text_slots if words(layout.controller) else 0
+    return network.config.controller.window * tokens_per_reading(layout) + text
+
+
+def planner_cache(network: Network, layout: Layout) -> Cache:
+    """Returns the planner's cache at the start of an episode."""
+    return empty_cache(network.config.planner, planner_slots(network, layout))
+
+
+def controller_cache(network: Network, layout: Layout) -> Cache:
+    """Returns the controller's cache at the start of an episode."""
+    return empty_cache(network.config.controller, controller_slots(network, layout) + layout.action.size - 1)
+
+
+def as_plan(network: Network, params: hk.Params, vectors: jax.Array) -> Plan:
+    """Returns vectors [P, plan_width] with what the controller reads of them."""
+    return Plan(vectors, network.read_plan(params, vectors))
+
+
+def no_plan(network: Network, params: hk.Params) -> Plan:
+    """Returns the learnt no-plan."""
+    return as_plan(network, params, network.no_plan(params))
+
+
+def update(
+    network: Network, layout: Layout, params: hk.Params, cache: Cache, tokens: Tokens, chunks: jax.Array, tick: jax.Array
+) -> tuple[Cache, Plan]:
+    """Returns the planner's cache and plan after one update that observes `tick`.
+
+    chunks: how many chunks of `tokens_per_update` tokens the buffer fills; one number for a whole batch.
+    """
+
+    def write(value, field, place, cache, slots):
+        return network.plan_tokens(params, value, field, place, cache, slots)
+
+    size = tokens_per_update(layout)
+    cache, x = _ingest(write, network.config.planner, cache, tokens, chunks, tick, size, planner_slots(network, layout))
+    return cache, as_plan(network, params, network.plan(params, x[None])[0])
+
+
+def tick(
+    network: Network,
+    schema: Schema,
+    layout: Layout,
+    params: hk.Params,
+    cache: Cache,
+    tokens: Tokens,
+    chunks: jax.Array,
+    now: jax.Array,
+    reading: Reading | None,
+    age: jax.Array,
+    key: jax.Array,
+    decoding: Decoding,
+) -> tuple[Cache, Action]:
+    """Returns the controller's cache and the action of tick `now`: the observation is read, then all elements are decoded.
+
+    reading, age: of the visible plan; age is -1 where there is none. key: for sampling.
+    """
+    each = None if reading is None else jax.tree.map(lambda entry: entry[None], reading)
+
+    def write(value, field, place, cache, slots):
+        count = value.shape[0]
+        wide = None if each is None else jax.tree.map(lambda entry: jnp.repeat(entry, count, axis=0), each)
+        return network.control_tokens(params, value, field, place, wide, jnp.full(count, age), cache, slots)
+
+    lasting = controller_slots(network, layout)
+    cache, x = _ingest(write, network.config.controller, cache, tokens, chunks, now, tokens_per_reading(layout), lasting)
+    first_field = schema.field_ids(layout.name)["action", layout.action.name]
+
+    def element(carry: tuple[Cache, jax.Array], i: jax.Array):
+        cache, x = carry
+        ids, unit, logits = _decode(network, layout, params, x, jax.random.fold_in(key, i), decoding)
+        place = Place(now[None], jnp.ones(1, jnp.int32), (cache.written + i)[None], jnp.zeros(1, bool))
+        x, after = write(ids[None, None], (first_field + i)[None, None], place, cache, (lasting + i)[None])
+        return (after, x[0]), Action(ids, unit, logits)
+
+    size = layout.action.size
+    (cache, x), actions = jax.lax.scan(element, (cache, x), jnp.arange(size - 1))
+    last = Action(*_decode(network, layout, params, x, jax.random.fold_in(key, size - 1), decoding))
+    return cache, jax.tree.map(lambda most, end: jnp.concatenate([most, end[None]]), actions, last)
+
+
+def _ingest(write, config: TransformerConfig, cache: Cache, tokens: Tokens, chunks, now, size: int, slots: int):
+    """Returns the cache with a reading's tokens written to it, and the output [D] of the last of them."""
+    value, field, count = tokens
+    first = cache.written
+
+    def chunk(i, carry):
+        cache, last = carry
+        index = i * size + jnp.arange(size, dtype=jnp.int32)
+        there = index < count
+        part = [jax.lax.dynamic_slice_in_dim(buffer, i * size, size) for buffer in (value, field)]
+        place = Place(jnp.full(size, now), there.astype(jnp.int32), first + index, there)
+        x, cache = write(*part, place, cache, jnp.where(there, (first + index) % slots, DROPPED))
+        at = count - 1 - i * size
+        return cache, jnp.where((at >= 0) & (at < size), x[jnp.clip(at, 0, size - 1)], last)
+
+    start = (cache, jnp.zeros(config.width))
+    single = value.shape[0] == size
+    cache, last = chunk(0, start) if single else jax.lax.fori_loop(0, chunks, chunk, start)
+    return cache._replace(written=first + count), last
+
+
+def _decode(network: Network, layout: Layout, params: hk.Params, x: jax.Array, key: jax.Array, decoding: Decoding):
+    """Returns (id, unit value, logits [classes]) of one action element from the output [D] that predicts it."""
+    codec = layout.action.codec
+    bounded = isinstance(codec, Bounded)
+    head, limit = (network.continuous, codec.bins) if bounded else (network.discrete, codec.values)
+    logits = head(params, x[None])[0]
+    logits = jnp.where(jnp.arange(logits.shape[0]) < limit, logits, MASKED)
+    if decoding == "sample":
+        choice = jax.random.categorical(key, logits)
+    else:
+        choice = jnp.argmax(logits)
+    if not bounded:
+        return choice.astype(jnp.int32), choice.astype(jnp.float32), logits
+    centres = (jnp.arange(BINS) + 0.5) * 2 / limit - 1
+    unit = centres[choice]
+    if decoding == "mean":
+        unit = jnp.sum(jax.nn.softmax(logits) * jnp.where(jnp.arange(BINS) < limit, centres, 0.0))
+        choice = jnp.clip(jnp.floor((unit + 1) * limit / 2), 0, limit - 1)
+    return CONTINUOUS_START + choice.astype(jnp.int32), unit, logits

@@ -1,0 +1,121 @@
+"""Checkpoints of a training run: orbax for the arrays, JSON for the facts. Nothing in them can execute code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from hierarchy.training.learner import TrainState
+
+FACTS = "facts.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written, read, or used here; the message names it and the mend."""
+
+
+def open_manager(folder: Path, keep: int = 2) -> ocp.CheckpointManager:
+    """Returns the manager of a run's checkpoints, of which the newest `keep` stay. A save is complete or absent."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(folder.resolve(), options=options, item_names=("state",))
+
+
+def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
+    """Writes the state under its step. Raises CheckpointError where the disk refuses; earlier checkpoints stay."""
+    step = int(state.step)
+    if step in manager.all_steps():
+        return
+    try:
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
+        manager.wait_until_finished()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"step {step} could not be saved in {manager.directory}: {error}; earlier checkpoints are whole: "
+            "make room and start again, training resumes from the newest"
+        ) from error
+
+
+def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState | None:
+    """Returns the newest state, or None where there is none yet.
+
+    like: a state (or its shapes) of the same model. Raises CheckpointError where the stored one is of another model or damaged.
+    """
+    step = manager.latest_step()
+    if step is None:
+        return None
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    try:
+        restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))
+    except Exception as error:  # orbax has no one error for what is damaged or of another shape
+        raise CheckpointError(
+            f"checkpoint {step} in {manager.directory} is damaged or of another model: {_first_line(error)}; remove that "
+            "folder to go on from the checkpoint before it"
+        ) from error
+    return jax.tree.map(lambda x: x, restored.state)
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes what a run's checkpoints are of (schema, sizes, data), or checks it against what stands there.
+
+    Raises:
+        CheckpointError: the folder holds a run of something else; the message names the first difference.
+    """
+    path = folder / FACTS
+    facts = json.loads(json.dumps(facts))
+    if path.exists():
+        expect_facts(folder, facts)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(facts, indent=1))
+    draft.rename(path)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Returns what `write_facts` wrote. Raises CheckpointError where there is no run."""
+    path = folder / FACTS
+    if not path.exists():
+        raise CheckpointError(f"no training run in {folder}: {FACTS} is missing")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def expect_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Raises CheckpointError unless the run in `folder` is of the same things; names the first difference."""
+    stored = read_facts(folder)
+    difference = first_difference(stored, json.loads(json.dumps(facts)))
+    if difference:
+        raise CheckpointError(f"the run in {folder} was trained with another {difference}; use that, or another folder")
+
+
+def first_difference(stored: Any, wanted: Any, path: str = "") -> str:
+    """Returns where two JSON values first differ and how, or an empty string."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in sorted(stored.keys() | wanted.keys()):
+            here = f"{path}.{key}" if path else key
+            if key not in stored or key not in wanted:
+                return f"{here}: {stored.get(key, 'absent')!r}, here {wanted.get(key, 'absent')!r}"
+            if difference := first_difference(stored[key], wanted[key], here):
+                return difference
+        return ""
+    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+        found = (first_difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(stored, wanted, strict=True)))
+        return next((difference for difference in found if difference), "")
+    return "" if stored == wanted else f"{path}: {stored!r}, here {wanted!r}"
+
+
+def save_batch(folder: Path, step: int, batch: Any) -> Path:
+    """Writes the arrays of a batch to an .npz for inspection, and returns its path."""
+    leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)}
+    path = folder / f"batch_{step}.npz"
+    np.savez_compressed(path, allow_pickle=False, **leaves)
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

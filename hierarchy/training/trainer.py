@@ -1,0 +1,190 @@
+"""The training loop: batches in order, metrics, checkpoints, and a clean way out."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from hierarchy.batch import Batch
+from hierarchy.model.network import Network
+from hierarchy.training.checkpoint import open_manager, restore, save, save_batch
+from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
+from hierarchy.training.losses import plan_use
+
+Loader = Callable[[int], Iterator[tuple[Batch, dict[str, float]]]]
+"""From the number of the first step to the batches from there on, with their statistics."""
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to stop; its state is saved."""
+
+
+class NotFinite(Exception):
+    """A loss or gradient was not finite; the batch is saved and the last good state too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+    """log_every, measure_every: steps between metric lines, and between measurements of plan use on held-out batches.
+    checkpoint_every_s: seconds between checkpoints."""
+
+    log_every: int = 20
+    measure_every: int = 200
+    checkpoint_every_s: float = 60.0
+
+
+def train(
+    network: Network,
+    learner: LearnerConfig,
+    trainer: TrainerConfig,
+    loader: Loader,
+    held_out: list[Batch],
+    folder: Path,
+    title: str = "training",
+) -> TrainState:
+    """Returns the state after all steps, resuming from the newest checkpoint in `folder`.
+
+    Writes metrics.jsonl, TensorBoard events and checkpoints there.
+
+    Raises:
+        Interrupted: on SIGINT or SIGTERM, after saving.
+        NotFinite: after saving the last good state and the batch.
+        CheckpointError: a checkpoint cannot be written or read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    manager = open_manager(folder / "checkpoints")
+    state = restore(manager, jax.eval_shape(lambda: initial_state(network, learner)))
+    state = initial_state(network, learner) if state is None else state
+    steps = {weights: make_step(network, learner, weights) for weights in {step_weights(learner, 0), learner.weights}}
+    measure = jax.jit(lambda params, batch: plan_use(network, params, batch))
+    first = int(state.step)
+    batches = loader(first) if first < learner.steps else iter(())
+    with Log(folder, first) as log, stop_signals() as stop, progress(title, learner.steps, first) as advance:
+        saved_at = time.monotonic()
+        for number in range(first, learner.steps):
+            began = time.perf_counter()
+            batch, stats = next(batches)
+            waited = time.perf_counter() - began
+            state, metrics = steps[step_weights(learner, number)](state, batch)
+            if not bool(metrics["finite"]):
+                save(manager, state)
+                raise NotFinite(
+                    f"step {number}: loss {float(metrics['loss'])}, gradient norm {float(metrics['gradient_norm'])}; parameters are "
+                    f"those before it, its batch is in {save_batch(folder, number, batch)}"
+                )
+            log.count(waited, time.perf_counter() - began, stats)
+            if number % trainer.log_every == 0 or number + 1 == learner.steps:
+                log.write(number, metrics)
+            if held_out and ((number + 1) % trainer.measure_every == 0 or number + 1 == learner.steps):
+                log.write(number, mean_of([measure(state.params, batch) for batch in held_out]), "held_out")
+            advance(f"loss {float(metrics['loss']):.3f}")
+            if stop.is_set or time.monotonic() - saved_at > trainer.checkpoint_every_s:
+                save(manager, state)
+                saved_at = time.monotonic()
+            if stop.is_set:
+                raise Interrupted(f"stopped by {stop.name} after step {number}; the same command goes on from there")
+        save(manager, state)
+    return state
+
+
+def mean_of(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Returns the mean of each metric over several batches."""
+    return {name: float(np.mean([float(each[name]) for each in metrics])) for name in metrics[0]}
+
+
+class Log:
+    """Metric lines in metrics.jsonl and as TensorBoard events. Lines at or after the first step are of a lost run and are cut."""
+
+    def __init__(self, folder: Path, first: int):
+        self._path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(folder) if line["step"] < first]
+        self._wall = kept[-1]["wall_s"] if kept else 0.0
+        draft = self._path.with_suffix(".draft")
+        draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        draft.rename(self._path)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._waited = self._took = 0.0
+        self._stats: list[dict[str, float]] = []
+
+    def count(self, waited_s: float, took_s: float, stats: dict[str, float]) -> None:
+        """Adds one step: seconds waited for its batch, seconds in all, and the batch's statistics."""
+        self._waited += waited_s
+        self._took += took_s
+        self._wall += took_s
+        self._stats.append(stats)
+
+    def write(self, step: int, metrics: dict[str, Any], group: str = "train") -> None:
+        """Writes one line; training lines carry what was counted since the last."""
+        line = {name: float(value) for name, value in metrics.items()}
+        if group == "train" and self._stats:
+            line |= {name: float(np.mean([each[name] for each in self._stats])) for name in self._stats[0]}
+            line |= {"loader_wait_share": self._waited / self._took, "steps_per_s": len(self._stats) / self._took}
+            self._reset()
+        for name, value in line.items():
+            self._events.add_scalar(f"{group}/{name}", value, step)
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "group": group, "wall_s": self._wall} | line) + "\n")
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._events.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Returns the metric lines of a run; a last line cut short by a crash is left out."""
+    path = folder / "metrics.jsonl"
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
+class Stop:
+    """Whether a signal came, and which."""
+
+    def __init__(self) -> None:
+        self.is_set, self.name = False, ""
+
+    def __call__(self, number: int, _: Any) -> None:
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set, self.name = True, signal.Signals(number).name
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Gives a flag that SIGINT and SIGTERM set; a second signal breaks off at once. Outside the main thread it stays unset."""
+    stop = Stop()
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, done: int) -> Iterator[Callable[[str], None]]:
+    """Gives a function that moves a progress bar with time left on by one step, with a note beside it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}")) as bar:
+        task = bar.add_task(title, total=total, completed=done, note="")
+        yield lambda note: bar.update(task, advance=1, note=note)

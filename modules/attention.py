@@ -1,0 +1,64 @@
+"""Attention whose keys and values are values: they come from the same tokens, or out of a cache, through one function."""
+
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MASKED = -1e30
+
+
+class KeyValues(NamedTuple):
+    """key, value: [H, N, D/H], one layer's."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+def rotation(time: jax.Array, size: int, longest: int) -> tuple[jax.Array, jax.Array]:
+    """Returns cos and sin [N, size/2] of rotary angles (RoFormer, arXiv 2104.09864) of integer times [N].
+
+    Periods are whole numbers from 4 to `longest`, so that angles are exact however late the time is.
+    """
+    periods = np.unique(np.geomspace(4, max(longest, 4), size // 2).round().astype(np.int32))
+    periods = jnp.asarray(np.resize(periods, size // 2))
+    angle = 2 * jnp.pi * (time[:, None] % periods).astype(jnp.float32) / periods
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Returns [H, N, size] with every pair of its last axis turned by its time's angle."""
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """Returns [H, N, D/H] from [N, D]."""
+    return jnp.swapaxes(x.reshape(x.shape[0], heads, -1), 0, 1)
+
+
+def attend(query: jax.Array, memory: KeyValues, mask: jax.Array) -> jax.Array:
+    """Returns [Q, D] from queries [H, Q, D/H] over keys and values [H, N, D/H] where mask [Q, N] allows."""
+    scores = jnp.einsum("hqd,hnd->hqn", query, memory.key) * query.shape[-1] ** -0.5
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
+    mixed = jnp.einsum("hqn,hnd->qhd", weights, memory.value)
+    return mixed.reshape(mixed.shape[0], -1)
+
+
+def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
+    """Returns [Q, D] from queries [H, Q, D/H], each over keys and values of its own: memory's arrays are [Q, H, P, D/H]."""
+    scores = jnp.einsum("hqd,qhpd->qhp", query, memory.key) * query.shape[-1] ** -0.5
+    mixed = jnp.einsum("qhp,qhpd->qhd", jax.nn.softmax(scores, axis=-1), memory.value)
+    return mixed.reshape(mixed.shape[0], -1)
+
+
+def linear(size: int, name: str, scale: float = 1.0) -> hk.Linear:
+    """Returns a linear layer without bias, its initial variance scaled by `scale` over the width it reads."""
+    return hk.Linear(size, with_bias=False, w_init=hk.initializers.VarianceScaling(scale), name=name)
+
+
+def norm(name: str) -> hk.RMSNorm:
+    """Returns the normalisation that stands before every block."""
+    return hk.RMSNorm(axis=-1, eps=1e-6, name=name)

@@ -1,0 +1,124 @@
+"""A pre-norm transformer with GEGLU blocks (arXiv 2002.05202) and rotary attention over a window of time.
+
+The same call serves the parallel pass (keys from the tokens themselves) and the step (keys from a cache that the tokens are
+written to first), so the two cannot drift apart.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from modules.attention import KeyValues, attend, linear, norm, rotate, rotation, split_heads
+from modules.masks import Place, may_see
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of one transformer.
+
+    window: moments (ticks) that a layer reaches back, its own counted; `layers` of them reach layers * (window - 1) + 1.
+    feed_forward: size of the two GEGLU halves together.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    window: int
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads of an even size")
+        if min(self.width, self.layers, self.heads, self.feed_forward, self.window) < 1 or self.feed_forward % 2:
+            raise ValueError(f"sizes are at least 1 and feed_forward is even: {self}")
+
+
+class Cache(NamedTuple):
+    """What a stream has seen: places of N slots, each layer's keys and values, and the number of tokens ever written."""
+
+    place: Place
+    layers: tuple[KeyValues, ...]
+    written: jax.Array
+
+
+def empty_cache(config: TransformerConfig, slots: int) -> Cache:
+    """Returns a cache of `slots` empty slots."""
+    shape = (config.heads, slots, config.width // config.heads)
+    place = Place(*(jnp.zeros(slots, jnp.int32) for _ in range(3)), jnp.zeros(slots, bool))
+    layers = tuple(KeyValues(jnp.zeros(shape), jnp.zeros(shape)) for _ in range(config.layers))
+    return Cache(place, layers, jnp.zeros((), jnp.int32))
+
+
+class Block(hk.Module):
+    """One layer: self-attention, whatever `between` adds from outside, GEGLU."""
+
+    def __init__(self, config: TransformerConfig, name: str):
+        super().__init__(name=name)
+        self._config = config
+
+    def __call__(
+        self,
+        x: jax.Array,
+        turn: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        remember: Callable[[KeyValues], KeyValues],
+        between: Callable[[jax.Array], jax.Array] | None,
+    ) -> tuple[jax.Array, KeyValues]:
+        """Returns the layer's output [Q, D] and the keys and values it attended over."""
+        config = self._config
+        qkv = linear(3 * config.width, "query_key_value")(norm("norm_attention")(x))
+        query, key, value = (split_heads(part, config.heads) for part in jnp.split(qkv, 3, axis=-1))
+        memory = remember(KeyValues(rotate(key, *turn), value))
+        mixed = attend(rotate(query, *turn), memory, mask)
+        x = x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed)
+        if between is not None:
+            x = x + between(x)
+        gate, up = jnp.split(linear(config.feed_forward, "gate_up")(norm("norm_feed_forward")(x)), 2, axis=-1)
+        return x + linear(config.width, "down", 1.0 / config.layers)(jax.nn.gelu(gate) * up), memory
+
+
+class Transformer(hk.Module):
+    """Layers over one stream."""
+
+    def __init__(self, config: TransformerConfig, name: str):
+        super().__init__(name=name)
+        self._config = config
+
+    def __call__(
+        self,
+        x: jax.Array,
+        place: Place,
+        between: Sequence[Callable[[jax.Array], jax.Array]] = (),
+        cache: Cache | None = None,
+        slots: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Returns normalised outputs [Q, D] and the cache after the tokens were written to it.
+
+        Args:
+            x: [Q, D] embedded tokens.
+            place: of the tokens.
+            between: one function a layer, applied between attention and feed-forward; none, or `layers` of them.
+            cache, slots: with a cache, token i is written to slot slots[i] (a slot past the end drops it) and tokens attend over
+                the whole cache; without one they attend over each other.
+        """
+        config = self._config
+        turn = rotation(place.time, config.width // config.heads, 4 * config.window)
+        keys = place if cache is None else jax.tree.map(lambda old, new: old.at[slots].set(new, mode="drop"), cache.place, place)
+        mask = may_see(place, keys, config.window)
+        memories = []
+        for i in range(config.layers):
+            stored = None if cache is None else cache.layers[i]
+
+            def remember(new: KeyValues, stored: KeyValues | None = stored) -> KeyValues:
+                if stored is None:
+                    return new
+                return jax.tree.map(lambda old, fresh: old.at[:, slots].set(fresh, mode="drop"), stored, new)
+
+            x, memory = Block(config, f"layer_{i}")(x, turn, mask, remember, between[i] if between else None)
+            memories.append(memory)
+        cache = None if cache is None else Cache(keys, tuple(memories), cache.written)
+        return norm("norm_out")(x), cache
