@@ -1,0 +1,185 @@
+"""Fills rows of fixed size with segments of episodes whose ratios, latencies and phases are drawn one by one."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from hierarchy.batch import Batch, Stream, Targets
+from hierarchy.corpus.segment import NOTHING, Encoded, Segment, cut, draw_window, trim
+from hierarchy.layout import EMPTY, Bounded, Schema
+from hierarchy.timeline import draw
+
+# A batch is full once this many segments have found no row. The segments left out are the larger ones, so few may be.
+MISSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Budgets of a batch, and what is drawn for each of its segments. All times are in ticks.
+
+    rows: B. controller_tokens: L. planner_tokens: S. plans: J, plans that ticks of a row see.
+    action_targets: M of each action head that a layout uses. sub_goal_targets: M of the sub-goal, where a layout has one.
+    segment_ticks: ticks with loss in a segment; None for the whole episode, or as much as a row takes.
+    lead_in: ticks before them at weight 0: N (W - 1) for a controller of N layers that each see W ticks.
+    planner_lead_in: the same for a planner that does not read from tick 0.
+    planner_reread, controller_reread: words are read again after this long; half of the reader's window or less.
+    ratios, latencies: one of each is drawn for a segment, and a phase. wait_for_first: share that waits for its first plan.
+    """
+
+    rows: int = 8
+    controller_tokens: int = 512
+    planner_tokens: int = 320
+    plans: int = 256
+    action_targets: int = 512
+    sub_goal_targets: int = 320
+    segment_ticks: int | None = 32
+    lead_in: int = 14
+    planner_lead_in: int = 126
+    planner_reread: int = 128
+    controller_reread: int = 128
+    ratios: tuple[int, ...] = (1, 4, 16, 32)
+    latencies: tuple[int, ...] = tuple(range(9))
+    wait_for_first: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "controller_tokens", "planner_reread", "controller_reread"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"packing: {name} is {getattr(self, name)}, and is at least 1")
+        if self.segment_ticks is not None and self.segment_ticks < 1:
+            raise ValueError(f"packing: segment_ticks is {self.segment_ticks}: at least 1, or None for whole episodes")
+        if min(self.lead_in, self.planner_lead_in) < 0 or not 0 <= self.wait_for_first <= 1:
+            raise ValueError("packing: lead-ins are at least 0 ticks, and wait_for_first is a share")
+
+
+def pack(
+    rng: np.random.Generator, next_episode: Callable[[np.random.Generator], Encoded], schema: Schema, packing: Packing
+) -> tuple[Batch, dict[str, float]]:
+    """Returns a batch and its figures: `episodes`, `loss_ticks`, and shares of padding `controller_padding`, `planner_padding`.
+
+    next_episode: returns the next episode to cut a segment from. The batch is a function of `rng` and of what it returns.
+
+    Raises:
+        ValueError: a segment does not fit an empty row; says which budget to raise.
+    """
+    rows: list[list[Segment]] = [[] for _ in range(packing.rows)]
+    room = np.tile(_budgets(packing), (packing.rows, 1))
+    misses = 0
+    while misses < MISSES:
+        segment = draw_segment(rng, next_episode(rng), packing)
+        for offer in (segment, trim(segment)):
+            need = _need(offer)
+            fits = np.flatnonzero((room >= need).all(axis=1))
+            if len(fits):
+                rows[fits[0]].append(offer)
+                room[fits[0]] -= need
+                break
+        else:
+            _check_alone(need, packing)
+            misses += 1
+    return fill(rows, schema, packing), _figures(rows, packing)
+
+
+def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Segment:
+    """Returns a segment of the episode under a drawn timeline, its window drawn too."""
+    wait = bool(rng.random() < packing.wait_for_first)
+    timeline = draw(rng, encoded.ticks, packing.ratios, packing.latencies, wait_for_first=wait)
+    return cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing)
+
+
+def fill(rows: list[list[Segment]], schema: Schema, packing: Packing) -> Batch:
+    """Returns the batch whose row b holds the segments `rows[b]`, numbered 1, 2, ...; a head that no layout uses has no targets."""
+    count = len(rows)
+    controller = _empty_stream(count, packing.controller_tokens, schema.controller_atoms)
+    planner = _empty_stream(count, packing.planner_tokens, schema.planner_atoms)
+    plan_slot = np.full((count, packing.plans), -1, np.int32)
+    plan, age = np.full((2, count, packing.controller_tokens), -1, np.int32)
+    heads = {name: _empty_targets(count, budget) for name, budget in _heads(schema, packing).items()}
+    by_planner = _sub_goal_by_planner(schema)
+    for b, segments in enumerate(rows):
+        fast, slow, plans, filled = 0, 0, 0, dict.fromkeys(heads, 0)
+        for number, segment in enumerate(segments, start=1):
+            fast_stop, slow_stop = fast + len(segment.controller.tick), slow + len(segment.planner.tick)
+            _copy(controller, segment.controller, b, slice(fast, fast_stop), number)
+            _copy(planner, segment.planner, b, slice(slow, slow_stop), number)
+            plan[b, fast:fast_stop] = np.where(segment.plan < 0, -1, segment.plan + plans)
+            age[b, fast:fast_stop] = segment.age
+            plan_slot[b, plans : plans + len(segment.plan_slot)] = segment.plan_slot + slow
+            for name, targets in heads.items():
+                entries = getattr(segment, name)
+                at = slice(filled[name], filled[name] + len(entries.slot))
+                for whole, part in zip(targets, entries):
+                    whole[b, at] = part
+                targets.slot[b, at] += slow if name == "sub_goal" and by_planner else fast
+                filled[name] = at.stop
+            fast, slow, plans = fast_stop, slow_stop, plans + len(segment.plan_slot)
+    return Batch(controller, planner, plan_slot, plan, age, **heads)
+
+
+def _copy(whole: Stream, part: Stream, b: int, at: slice, number: int) -> None:
+    for target, source in zip(whole, part):
+        target[b, at] = source
+    whole.segment[b, at] = number
+
+
+def _empty_stream(rows: int, tokens: int, atoms: int) -> Stream:
+    value, field = np.full((2, rows, tokens, atoms), EMPTY, np.int32)
+    tick, segment = np.zeros((2, rows, tokens), np.int32)
+    return Stream(value, field, tick, segment, np.zeros((rows, tokens), bool))
+
+
+def _empty_targets(rows: int, budget: int) -> Targets:
+    # A limit of 1 keeps a softmax over the legal ids finite where nothing is to be predicted.
+    integers = np.zeros((2, rows, budget), np.int32)
+    return Targets(*integers, np.ones((rows, budget), np.int32), np.zeros((rows, budget), np.float32))
+
+
+def _heads(schema: Schema, packing: Packing) -> dict[str, int]:
+    bounded = [isinstance(layout.action.codec, Bounded) for layout in schema.layouts]
+    return {
+        "continuous": packing.action_targets if any(bounded) else 0,
+        "discrete": packing.action_targets if not all(bounded) else 0,
+        "sub_goal": packing.sub_goal_targets if any(layout.sub_goal for layout in schema.layouts) else 0,
+    }
+
+
+def _sub_goal_by_planner(schema: Schema) -> bool:
+    readers = {bool(layout.planner) for layout in schema.layouts if layout.sub_goal}
+    if len(readers) > 1:
+        raise ValueError("layouts with and without a planner have sub-goals: one schema keeps them all in one stream")
+    return readers == {True}
+
+
+BUDGETS = ("controller_tokens", "planner_tokens", "plans", "action_targets", "action_targets", "sub_goal_targets")
+
+
+def _budgets(packing: Packing) -> np.ndarray:
+    return np.array([getattr(packing, name) for name in BUDGETS])
+
+
+def _need(segment: Segment) -> np.ndarray:
+    heads = (segment.continuous, segment.discrete, segment.sub_goal)
+    return np.array(
+        [len(segment.controller.tick), len(segment.planner.tick), len(segment.plan_slot), *(len(head.slot) for head in heads)]
+    )
+
+
+def _check_alone(need: np.ndarray, packing: Packing) -> None:
+    for name, wanted, budget in zip(BUDGETS, need, _budgets(packing)):
+        if wanted > budget:
+            raise ValueError(f"packing: one segment needs {wanted} {name}, and a row has {budget}: raise {name}")
+
+
+def _figures(rows: list[list[Segment]], packing: Packing) -> dict[str, float]:
+    segments = [segment for row in rows for segment in row]
+    fast = sum(len(segment.controller.tick) for segment in segments)
+    slow = sum(len(segment.planner.tick) for segment in segments)
+    return {
+        "episodes": len(segments),
+        "loss_ticks": sum(segment.ticks for segment in segments),
+        "controller_padding": 1 - fast / (packing.rows * packing.controller_tokens),
+        "planner_padding": 1 - slow / max(1, packing.rows * packing.planner_tokens),
+    }
+
+
+__all__ = ["NOTHING", "Packing", "draw_segment", "fill", "pack"]

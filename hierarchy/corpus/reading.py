@@ -1,0 +1,229 @@
+"""What each reader sees at each tick: the one path by which training and acting turn values into tokens.
+
+A `History` holds the encoded ids of B parallel episodes. It grows tick by tick while acting (`append`) or is made at once from
+a recorded episode (`from_episode`); `planner_tokens`, `controller_tokens` and `words_due` then serve both.
+
+Axes: B episodes, T ticks, N readings, K atoms (scalars summed into one token).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from hierarchy.corpus.codecs import encode
+from hierarchy.episode import Episode
+from hierarchy.layout import (
+    EMPTY,
+    PREVIOUS_ACTION,
+    SEPARATOR,
+    Field,
+    Schema,
+    numbers,
+    tokens_per_reading,
+    tokens_per_update,
+    words,
+)
+
+
+class Pieces(Protocol):
+    """Whatever turns words into piece ids."""
+
+    def encode(self, words: str) -> list[int]: ...
+
+
+class History:
+    """What B episodes of one layout have observed so far.
+
+    ticks: how many ticks are held. layout: their layout. text: field name to one list an episode of (tick, piece ids), a
+    new entry when the wording changes.
+    """
+
+    def __init__(self, schema: Schema, name: str, batch: int, tokenizer: Pieces | None = None, capacity: int = 64):
+        self.schema, self.layout, self.batch, self.tokenizer = schema, schema[name], batch, tokenizer
+        self.ticks = 0
+        both = self.layout.planner + self.layout.controller
+        self._fields = {_key(field): field for field in numbers(both)}
+        shape = {key: (batch, capacity, field.size) for key, field in self._fields.items()}
+        self._held = {key: np.empty(shape[key], _dtype(field)) for key, field in self._fields.items()}
+        self.text = {field.name: [[] for _ in range(batch)] for field in words(both)}
+        self._wording = {field: [None] * batch for field in self.text}
+        self._rows_of = {reader: field_row(schema, name, reader) for reader in ("planner", "controller")}
+        separator = schema.field_ids(name)["controller", "separator"]
+        self._rows_of["controller"] = np.append(self._rows_of["controller"], np.int32(separator))
+        self._atoms = {"planner": schema.planner_atoms, "controller": schema.controller_atoms}
+        if self.text and tokenizer is None:
+            raise ValueError(f"layout {name!r} reads text {list(self.text)}: a tokenizer is needed")
+
+    @classmethod
+    def from_episode(cls, schema: Schema, name: str, episode: Episode, tokenizer: Pieces | None = None) -> "History":
+        """Returns the history of one recorded episode, B = 1, T + 1 ticks; ValueError as for `append`."""
+        history = cls(schema, name, 1, tokenizer, capacity=0)
+        history._held = {
+            key: history._encoded(field, episode.observation, episode.action, 0) for key, field in history._fields.items()
+        }
+        history._held = {key: held[None] for key, held in history._held.items()}
+        history.ticks = episode.ticks + 1
+        for field in history.text:
+            changes = _named(episode.text, field, name, "text")
+            history.text[field] = [[(tick, tokenizer.encode(wording)) for tick, wording in changes]]
+        return history
+
+    def append(self, observations: Mapping[str, np.ndarray], previous_action: np.ndarray | None = None) -> None:
+        """Adds one tick: name to array [B, ...], text as [B] of str, and the action [B, ...] executed before it.
+
+        Raises:
+            ValueError: a field is missing, has another size, is not finite or outside its codec: names layout, field, tick.
+        """
+        if (previous_action is None) != (self.ticks == 0):
+            raise ValueError(f"layout {self.layout.name!r}, tick {self.ticks}: there is a previous action at every tick but 0")
+        for key, field in self._fields.items():
+            row = self._encoded(field, observations, previous_action, self.ticks)
+            if self.ticks == self._held[key].shape[1]:
+                self._held[key] = np.concatenate([self._held[key], np.empty_like(self._held[key])], axis=1)
+            held = self._held[key]
+            held[:, self.ticks] = row + held[:, self.ticks - 1] if field.summed and self.ticks else row
+        for field in self.text:
+            self._hear(field, _named(observations, field, self.layout.name, "text"))
+        self.ticks += 1
+
+    def _hear(self, field: str, wordings: Sequence[str]) -> None:
+        for episode, wording in enumerate(np.atleast_1d(wordings).tolist()):
+            if wording != self._wording[field][episode]:
+                self._wording[field][episode] = wording
+                self.text[field][episode].append((self.ticks, self.tokenizer.encode(wording)))
+
+    def _encoded(self, field: Field, observations: Mapping[str, np.ndarray], actions: np.ndarray | None, tick: int) -> np.ndarray:
+        """Rows [rows, size] of a field: one an episode while acting, one a tick of a recorded episode (actions given whole)."""
+        recorded = self._held[_key(field)].shape[1] == 0
+        if field.name == PREVIOUS_ACTION:
+            first = np.full((1 if recorded else self.batch, field.size), EMPTY, np.int32)
+            if actions is None:
+                return first
+            rows = self._rows(field, actions, tick, recorded)
+            return np.concatenate([first, rows]) if recorded else rows
+        return self._rows(field, _named(observations, field.name, self.layout.name, "observation"), tick, recorded)
+
+    def _rows(self, field: Field, values: np.ndarray, tick: int, recorded: bool) -> np.ndarray:
+        values = np.asarray(values)
+        where = f"layout {self.layout.name!r}, field {field.name!r}"
+        rows = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
+        if rows.shape[1] != field.size:
+            raise ValueError(
+                f"{where}: {rows.shape[1]} scalars a tick (shape {values.shape[1:]}), and the layout states {field.size}"
+            )
+        if not recorded and len(rows) != self.batch:
+            raise ValueError(f"{where}: {len(rows)} rows for {self.batch} episodes")
+        try:
+            ids = encode(field.codec, rows)
+        except ValueError as error:
+            at = next(i for i, row in enumerate(rows) if _refused(field, row)) if recorded else tick
+            raise ValueError(f"{where}, tick {at}: {error}") from None
+        if not field.summed:
+            return ids
+        return np.cumsum(rows, axis=0, dtype=np.float64) if recorded else rows.astype(np.float64)
+
+
+def read(fields: Sequence[Field], history: History, ticks: np.ndarray, previous: np.ndarray) -> np.ndarray:
+    """Returns int32 [B, N, atoms]: the numbers of `fields` read at `ticks` [N], EMPTY for frames before tick 0.
+
+    previous: [N], the tick of the reader's reading before each; -1 for none. A summed field adds up the ticks after it.
+    """
+    ticks, previous = np.asarray(ticks), np.asarray(previous)
+    if ticks.size and not (0 <= ticks.min() and ticks.max() < history.ticks and np.all(previous < ticks)):
+        raise ValueError(f"readings at ticks {ticks} after {previous}: ticks 0 to {history.ticks - 1} are held")
+    parts = []
+    for field in numbers(tuple(fields)):
+        held = history._held[_key(field)]
+        if field.summed:
+            before = np.where(previous[:, None] < 0, 0, held[:, np.maximum(previous, 0)])
+            part = _summed(field, held[:, ticks] - before, ticks)
+        elif field.frames == 1:
+            part = held[:, ticks]
+        else:
+            at = ticks[:, None] - field.stride * np.arange(field.frames)
+            part = np.where((at < 0)[:, :, None], EMPTY, held[:, np.maximum(at, 0)])
+        parts.append(part.reshape(history.batch, len(ticks), -1))
+    return np.concatenate(parts, axis=2)
+
+
+def field_row(schema: Schema, name: str, reader: str) -> np.ndarray:
+    """Returns int32 [atoms]: the field ids beside one reading of `read`, for the reader "planner" or "controller"."""
+    ids = schema.field_ids(name)
+    spans = [ids[reader, field.name] + np.arange(field.size * field.frames) for field in numbers(getattr(schema[name], reader))]
+    return np.concatenate([np.zeros(0, np.int32), *spans]).astype(np.int32)
+
+
+def planner_tokens(history: History, ticks: np.ndarray, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns value and field ids, each int32 [B, N, tokens_per_update, K], of updates at `ticks` [N]; words not counted."""
+    value = read(history.layout.planner, history, ticks, previous)
+    return _tokens(history, "planner", value, tokens_per_update(history.layout))
+
+
+def controller_tokens(history: History, ticks: np.ndarray, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns value and field ids, each int32 [B, N, tokens_per_reading, K], at `ticks` [N]: the separator last."""
+    value = read(history.layout.controller, history, ticks, previous)
+    value = np.concatenate([value, np.full((*value.shape[:2], 1), SEPARATOR, np.int32)], axis=2)
+    return _tokens(history, "controller", value, tokens_per_reading(history.layout))
+
+
+def words_due(changed: int, last_read: int, tick: int, reread: int) -> bool:
+    """Returns whether a reading at `tick` reads a text field whose newest wording stands since tick `changed`.
+
+    It does at the first reading at or after the change, and again once the last reading is more than `reread` ticks ago: half
+    of the reader's window keeps the words inside it. last_read: tick of the field's last reading, -1 for none.
+    """
+    return changed > last_read or tick - last_read > reread
+
+
+def words_read(changes: Sequence[int], ticks: np.ndarray, reread: int) -> list[tuple[int, int]]:
+    """Returns (index of reading, index of wording) of every reading of one text field by a reader at `ticks` [N].
+
+    changes: the ticks at which the wordings came, in order.
+    """
+    newest = np.searchsorted(np.asarray(changes), ticks, side="right") - 1
+    last_read, due = -1, []
+    for reading, (tick, wording) in enumerate(zip(np.asarray(ticks).tolist(), newest.tolist())):
+        if wording >= 0 and words_due(changes[wording], last_read, tick, reread):
+            due.append((reading, wording))
+            last_read = tick
+    return due
+
+
+def _tokens(history: History, reader: str, scalars: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    together = scalars.shape[2] // tokens
+    shape = (*scalars.shape[:2], tokens, together)
+    value, field = np.full((2, *shape[:3], history._atoms[reader]), EMPTY, np.int32)
+    value[..., :together] = scalars.reshape(shape)
+    field[..., :together] = np.where(scalars == EMPTY, EMPTY, history._rows_of[reader]).reshape(shape)
+    return value, field
+
+
+def _summed(field: Field, totals: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+    try:
+        return encode(field.codec, totals)
+    except ValueError as error:
+        raise ValueError(f"field {field.name!r}, summed up to tick {ticks[-1]}: {error}") from None
+
+
+def _key(field: Field) -> tuple:
+    # One field may be read under two codecs; sums are kept raw and need only one.
+    return (field.name, "sum") if field.summed else (field.name, field.codec)
+
+
+def _dtype(field: Field) -> type:
+    return np.float64 if field.summed else np.int32
+
+
+def _named(values: Mapping, field: str, layout: str, kind: str):
+    if field not in values:
+        raise ValueError(f"layout {layout!r}: no {kind} {field!r}; there are {sorted(values)}")
+    return values[field]
+
+
+def _refused(field: Field, row: np.ndarray) -> bool:
+    try:
+        encode(field.codec, row)
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,292 @@
+"""One window of one episode as the two streams see it, under one timeline.
+
+    ticks of the episode    0 . . . s . . . a . . . . . b . . . T
+    controller                      |lead-in|   loss    |
+    planner, if it fits     |updates up to the last one seen|        (to the end, where a sub-goal is learnt)
+    planner, if not               |lead-in|updates seen |            (from a drawn update on)
+
+A tick bears loss only if everything behind its logits is in the row: the controller's lead-in, and for every plan seen there
+the planner's. Ticks are the episode's own throughout.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from hierarchy.batch import Stream, Targets
+from hierarchy.corpus.codecs import encode
+from hierarchy.corpus.reading import History, Pieces, controller_tokens, planner_tokens, words_read
+from hierarchy.episode import Episode
+from hierarchy.layout import EMPTY, Bounded, Layout, Schema, id_range, tokens_per_reading, tokens_per_update, words
+from hierarchy.timeline import NO_PLAN, Timeline, visible
+
+if TYPE_CHECKING:
+    from hierarchy.corpus.packing import Packing
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One episode in ids. history: its observations. label: int32 [T, A]. sub_goal: int32 [T], or None."""
+
+    history: History
+    label: np.ndarray
+    sub_goal: np.ndarray | None
+
+    @property
+    def ticks(self) -> int:
+        """T, the number of actions."""
+        return len(self.label)
+
+
+class Segment(NamedTuple):
+    """One segment before it has a row: `Batch`'s arrays with slots counted from its own first tokens, and no padding.
+
+    needed: planner tokens up to the last update that is seen; those after it serve the sub-goal alone. ticks: those with loss.
+    """
+
+    controller: Stream
+    planner: Stream
+    plan_slot: np.ndarray
+    plan: np.ndarray
+    age: np.ndarray
+    continuous: Targets
+    discrete: Targets
+    sub_goal: Targets
+    needed: int
+    ticks: int
+
+
+def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Pieces | None = None) -> Encoded:
+    """Returns the episode in the ids of layout `name`.
+
+    Raises:
+        ValueError: a field is missing, has another size, or a value that its codec refuses: names layout, field and tick.
+    """
+    layout = schema[name]
+    history = History.from_episode(schema, name, episode, tokenizer)
+    label = _ids(layout, "label", layout.action, episode.label)
+    if layout.sub_goal is None:
+        return Encoded(history, label, None)
+    if layout.sub_goal.size != 1:
+        raise ValueError(f"layout {name!r}: a sub-goal is one scalar, and {layout.sub_goal.name!r} has {layout.sub_goal.size}")
+    if layout.sub_goal.name not in episode.privileged:
+        raise ValueError(f"layout {name!r}: no privileged {layout.sub_goal.name!r}; there are {sorted(episode.privileged)}")
+    sub_goal = _ids(layout, "privileged", layout.sub_goal, episode.privileged[layout.sub_goal.name])
+    return Encoded(history, label, sub_goal[:, 0])
+
+
+def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") -> tuple[int, int]:
+    """Returns the loss window [a, b): every tick of an episode is as likely to be in it as any other.
+
+    The window slides over both ends of the episode, so that those at an end are shorter. Without `segment_ticks` it is the
+    whole episode, or else what is left of the row after the lead-in.
+    """
+    length, ticks = packing.segment_ticks, encoded.ticks
+    if length is None:
+        layout = encoded.history.layout
+        each = tokens_per_reading(layout) + layout.action.size - 1
+        spoken = _words(encoded, "controller", np.arange(ticks), packing.controller_reread)
+        if each * ticks + sum(len(pieces) for _, pieces, _ in spoken) <= packing.controller_tokens:
+            return 0, ticks
+        length = max(1, packing.controller_tokens // each - packing.lead_in)
+    if length >= ticks:
+        return 0, ticks
+    start = int(rng.integers(1 - length, ticks))
+    return max(start, 0), min(start + length, ticks)
+
+
+def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: tuple[int, int], packing: "Packing") -> Segment:
+    """Returns the segment whose ticks [a, b) bear loss, b brought down until the controller's tokens fit its stream.
+
+    A tick whose visible plan is of an update before the row's first has plan and age -1 as if there were none, and weight 0,
+    as has every tick that would attend to it; ticks that truly have no plan bear loss.
+
+    Raises:
+        ValueError: no tick could bear loss within the budgets; says which one to raise.
+    """
+    history, layout = encoded.history, encoded.history.layout
+    begin, end = max(0, window[0] - packing.lead_in), window[1]
+    ticks = np.arange(begin, end, dtype=np.int32)
+    controller, last = _controller(encoded, ticks, packing)
+    if len(ticks) > len(last):
+        ticks = ticks[: len(last)]
+        if len(ticks) == 0 or ticks[-1] < window[0]:
+            raise ValueError(
+                f"layout {layout.name!r}: no tick fits after a lead-in of {window[0] - begin} ticks in "
+                f"{packing.controller_tokens} controller tokens: raise controller_tokens"
+            )
+    seen = visible(timeline, ticks) if layout.planner else np.full(len(ticks), NO_PLAN, np.int32)
+    planner, span = _planner(rng, encoded, timeline, seen, packing)
+    bears = (ticks >= window[0]) & _complete(seen, span.sound, packing.lead_in)
+    if not bears.any():
+        raise ValueError(
+            f"layout {layout.name!r}: no tick of [{window[0]}, {window[1]}) has its plans' lead-in of {packing.planner_lead_in} ticks "
+            f"in {packing.planner_tokens} planner tokens: raise planner_tokens or train at higher ratios"
+        )
+    shown = np.where(seen >= span.first, seen, NO_PLAN)
+    used = np.unique(shown[shown != NO_PLAN])
+    plan = np.where(shown == NO_PLAN, NO_PLAN, np.searchsorted(used, shown)).astype(np.int32)
+    age = np.where(shown == NO_PLAN, -1, ticks - np.append(timeline.observed, 0)[shown]).astype(np.int32)
+    a_token = controller.tick - begin
+    kind = "continuous" if isinstance(layout.action.codec, Bounded) else "discrete"
+    action = _targets(last[bears, None] + np.arange(layout.action.size), encoded.label[ticks[bears]], layout.action.codec)
+    if encoded.sub_goal is None:
+        sub_goal = NOTHING
+    elif layout.planner:
+        updates = np.arange(span.sound, span.stop)
+        labels = encoded.sub_goal[timeline.observed[updates]]
+        sub_goal = _targets(span.last[updates - span.first], labels, layout.sub_goal.codec)
+    else:
+        sub_goal = _targets(last[bears], encoded.sub_goal[ticks[bears]], layout.sub_goal.codec)
+    return Segment(
+        controller,
+        planner,
+        plan_slot=span.last[used - span.first].astype(np.int32),
+        plan=plan[a_token],
+        age=age[a_token],
+        continuous=action if kind == "continuous" else NOTHING,
+        discrete=action if kind == "discrete" else NOTHING,
+        sub_goal=sub_goal,
+        needed=int(span.last[seen[-1] - span.first]) + 1 if seen[-1] != NO_PLAN else 0,
+        ticks=int(bears.sum()),
+    )
+
+
+def trim(segment: Segment) -> Segment:
+    """Returns the segment without the planner tokens that no tick sees."""
+    planner = Stream(*(array[: segment.needed] for array in segment.planner))
+    if len(segment.planner.tick) == segment.needed:
+        return segment
+    kept = segment.sub_goal.slot < segment.needed
+    return segment._replace(planner=planner, sub_goal=Targets(*(array[kept] for array in segment.sub_goal)))
+
+
+class _Span(NamedTuple):
+    """Updates [first, stop) are in the row, those from `sound` on with their lead-in. last: int [stop - first], last token of each."""
+
+    first: int
+    stop: int
+    sound: int
+    last: np.ndarray
+
+
+NOTHING = Targets(*(np.zeros(0, np.int32) for _ in range(3)), np.zeros(0, np.float32))
+
+
+def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tuple[Stream, np.ndarray]:
+    """The stream of the ticks that fit, and the last observation token of each."""
+    history, layout = encoded.history, encoded.history.layout
+    value, field = (array[0] for array in controller_tokens(history, ticks, ticks - 1))
+    elements = layout.action.size - 1
+    if elements:
+        ids, spare = np.full((2, len(ticks), elements, value.shape[2]), EMPTY, np.int32)
+        ids[:, :, 0] = encoded.label[ticks, :elements]
+        first = history.schema.field_ids(layout.name)["action", layout.action.name]
+        spare[:, :, 0] = first + np.arange(elements)
+        value, field = np.concatenate([value, ids], axis=1), np.concatenate([field, spare], axis=1)
+    lasting = np.arange(value.shape[1]) < value.shape[1] - elements
+    spoken = []
+    if words(layout.controller):
+        spoken = _words(encoded, "controller", np.arange(ticks[-1] + 1), packing.controller_reread)
+        spoken = [(reading - ticks[0], pieces, name) for reading, pieces, name in spoken if reading >= ticks[0]]
+    stream, start = _stream(value, field, ticks, lasting, spoken)
+    fits = int(np.searchsorted(start + value.shape[1], packing.controller_tokens, side="right"))
+    if fits < len(ticks):
+        tokens = start[fits - 1] + value.shape[1] if fits else 0
+        stream = Stream(*(array[:tokens] for array in stream))
+    return stream, start[:fits] + tokens_per_reading(layout) - 1
+
+
+def _planner(
+    rng: np.random.Generator, encoded: Encoded, timeline: Timeline, seen: np.ndarray, packing: "Packing"
+) -> tuple[Stream, _Span]:
+    layout = encoded.history.layout
+    observed = timeline.observed[timeline.observed < encoded.ticks] if layout.planner else np.zeros(0, np.int32)
+    spoken = _words(encoded, "planner", observed, packing.planner_reread)
+    each = np.full(len(observed), tokens_per_update(layout))
+    for update, pieces, _ in spoken:
+        each[update] += len(pieces)
+    before = np.concatenate([[0], np.cumsum(each)])
+    first, stop, sound = _updates(rng, before, observed, seen, packing, encoded.sub_goal is not None)
+    updates = observed[first:stop]
+    value, field = planner_tokens(encoded.history, updates, np.concatenate([[-1], observed])[first:stop])
+    spoken = [(update - first, pieces, name) for update, pieces, name in spoken if first <= update < stop]
+    stream, start = _stream(value[0], field[0], updates, np.ones(tokens_per_update(layout), bool), spoken)
+    return stream, _Span(first, stop, sound, start + tokens_per_update(layout) - 1)
+
+
+def _updates(
+    rng: np.random.Generator, before: np.ndarray, observed: np.ndarray, seen: np.ndarray, packing: "Packing", sub_goal: bool
+) -> tuple[int, int, int]:
+    """Returns which updates [first, stop) to read, and the first whose lead-in is there. before: tokens before each update."""
+    room = packing.planner_tokens
+    if sub_goal and before[-1] <= room:
+        return 0, len(observed), 0
+    stop = int(seen[-1]) + 1
+    if before[stop] <= room:
+        return 0, stop, 0
+    earliest = int(np.searchsorted(before, before[stop] - room))
+    latest = int(np.searchsorted(observed, observed[max(seen[0], 0)] - packing.planner_lead_in, side="right")) - 1
+    first = int(rng.integers(earliest, latest + 1)) if latest > earliest else earliest
+    sound = int(np.searchsorted(observed, observed[first] + packing.planner_lead_in)) if first < stop else stop
+    return first, stop, min(sound, stop)
+
+
+def _complete(seen: np.ndarray, sound: int, lead_in: int) -> np.ndarray:
+    """Returns whether every tick within the lead-in before each, and the tick itself, sees a plan that is whole, or truly none."""
+    position = np.arange(len(seen))
+    broken = np.maximum.accumulate(np.where((seen == NO_PLAN) | (seen >= sound), -lead_in - 1, position))
+    return position - broken > lead_in
+
+
+def _stream(
+    value: np.ndarray, field: np.ndarray, ticks: np.ndarray, lasting: np.ndarray, spoken: list[tuple[int, list[int], int]]
+) -> tuple[Stream, np.ndarray]:
+    """The tokens [N, n, K] of N readings in one line, words before the numbers of their reading; and where each one's numbers begin."""
+    readings, each, atoms = value.shape
+    start = np.arange(readings) * each
+    value, field = value.reshape(-1, atoms), field.reshape(-1, atoms)
+    tick, lasting = np.repeat(ticks, each).astype(np.int32), np.tile(lasting, readings)
+    if spoken:
+        reading = np.concatenate([np.full(len(pieces), at) for at, pieces, _ in spoken])
+        said, named = np.full((2, len(reading), atoms), EMPTY, np.int32)
+        said[:, 0] = np.concatenate([pieces for _, pieces, _ in spoken])
+        named[:, 0] = np.concatenate([np.full(len(pieces), name) for _, pieces, name in spoken])
+        at = start[reading]
+        value, field = np.insert(value, at, said, axis=0), np.insert(field, at, named, axis=0)
+        tick, lasting = np.insert(tick, at, ticks[reading]), np.insert(lasting, at, True)
+        start = start + np.cumsum(np.bincount(reading, minlength=readings))
+    return Stream(value, field, tick, np.ones(len(tick), np.int32), lasting), start
+
+
+def _words(encoded: Encoded, reader: str, ticks: np.ndarray, reread: int) -> list[tuple[int, list[int], int]]:
+    """Returns (reading, piece ids, field id) of all words that a reader at `ticks` reads, in order."""
+    history = encoded.history
+    fields = words(getattr(history.layout, reader))
+    if not fields:
+        return []
+    ids = history.schema.field_ids(history.layout.name)
+    spoken = []
+    for field in fields:
+        changes = history.text[field.name][0]
+        due = words_read([tick for tick, _ in changes], ticks, reread)
+        spoken += [(reading, changes[wording][1], ids[reader, field.name]) for reading, wording in due if changes[wording][1]]
+    return sorted(spoken, key=lambda words_of_one: words_of_one[0])
+
+
+def _targets(slot: np.ndarray, label: np.ndarray, codec) -> Targets:
+    slot, label = np.ravel(slot).astype(np.int32), np.ravel(label).astype(np.int32)
+    return Targets(slot, label, np.full(len(slot), id_range(codec, 0)[1], np.int32), np.ones(len(slot), np.float32))
+
+
+def _ids(layout: Layout, kind: str, field, values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values).reshape(len(values), -1)
+    if values.shape[1] != field.size:
+        raise ValueError(
+            f"layout {layout.name!r}, {kind} {field.name!r}: {values.shape[1]} scalars a tick, and the layout states {field.size}"
+        )
+    try:
+        return encode(field.codec, values)
+    except ValueError as error:
+        raise ValueError(f"layout {layout.name!r}, {kind} {field.name!r}: {error}") from None
