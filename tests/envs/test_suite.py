@@ -5,6 +5,7 @@ import pytest
 from dm_control import suite
 
 from envs.suite import BODIES, make
+from envs.suite_experts import LABELS, Noise, RandomExpert, SuiteExpert, episode_return
 
 
 @pytest.mark.parametrize("name", sorted(BODIES))
@@ -63,3 +64,50 @@ def test_refusals_name_the_value():
     environment.reset()
     with pytest.raises(ValueError, match="not finite"):
         environment.step(np.array([np.nan]))
+
+
+# Full episodes of the worse of two seeds; the means over 20 are in `envs/suite_experts.py`.
+FLOORS = {
+    "cartpole_balance": 995,
+    "cartpole_swingup": 850,
+    "pendulum_swingup": 600,
+    "reacher_easy": 960,
+    "reacher_hard": 960,
+    "point_mass_easy": 820,
+}
+
+
+@pytest.mark.parametrize("name", sorted(BODIES))
+def test_expert_does_the_task_and_random_actions_do_not(name):
+    environment = make(name)
+    assert min(episode_return(environment, SuiteExpert(), seed) for seed in (100, 101)) > FLOORS[name]
+    assert episode_return(environment, RandomExpert(), 100) < 0.6 * FLOORS[name]
+
+
+@pytest.mark.parametrize("name", sorted(BODIES))
+def test_noise_moves_the_action_and_never_the_label(name):
+    """The label is a function of the observation alone, whatever the noise did before; both lie in the spec."""
+    environment, expert = make(name, ticks=100), SuiteExpert(Noise(clean=0.0, most=0.5))
+    environment.reseed(1)
+    time_step, spec = environment.reset(), environment.action_spec()
+    expert.begin(environment, np.random.default_rng(1))
+    apart = 0.0
+    while not time_step.last():
+        action, label = expert.step(environment, time_step)
+        spec.validate(action)
+        spec.validate(label)
+        clean = np.clip(LABELS[name](time_step.observation), -1, 1)
+        np.testing.assert_array_equal(label, clean.astype(np.float32))
+        apart = max(apart, float(np.abs(action - label).max()))
+        time_step = environment.step(action)
+    assert apart > 0.05
+
+
+def test_share_of_clean_episodes_is_the_one_asked_for():
+    environment, expert = make("pendulum_swingup"), SuiteExpert(Noise(clean=0.25, most=0.5))
+    time_step, rng, clean = environment.reset(), np.random.default_rng(0), 0
+    for _ in range(400):
+        expert.begin(environment, rng)
+        action, label = expert.step(environment, time_step)
+        clean += action is label
+    assert abs(clean / 400 - 0.25) < 0.07
