@@ -23,7 +23,7 @@ class Row:
     """One cell: one agent on one task at one ratio and latency, over the same episode seeds as every other cell of the task.
 
     variant: "" for the plain agent. `held_action` and `late_action` name the weights that they run ("single_rate", "two_rate");
-        `scripted` names the reference ("expert", "random", "hierarchy", "held", "chunked_linear", "late", "late_compensated").
+        `scripted` names the reference ("expert", "random", "hierarchy", "held", "chunks", "late", "compensated").
     control: what was done to the plan, "none" for nothing.
     trained_at: "random", or like "k1d0" for one ratio and latency; "none" where nothing was trained.
     ratio: ticks from one update to the next; k where actions are held or come in chunks of k, 1 where they are late, None where
@@ -158,3 +158,20 @@ def _lines(path: Path) -> tuple[list[bytes], bytes]:
 def by_key(rows: Iterable[Row]) -> dict[Key, Row]:
     """Returns the newest row of every cell: a cell whose key is here has been measured and need not run again."""
     return {row.key: row for row in rows}
+
+
+def pick(rows: Iterable[Row], task: str, agent: str, **wanted: Any) -> list[Row]:
+    """Returns the rows of an agent on a task whose other fields are as wanted; the plan is untouched unless `control` says so.
+
+    Of an agent that was trained more than once the first training seed alone counts: a curve is that of one set of weights.
+    """
+    wanted = {"control": "none"} | wanted
+    found = [row for row in rows if row.task == task and row.agent == agent]
+    found = [row for row in found if all(getattr(row, name) == value for name, value in wanted.items())]
+    seeds = [row.train_seed for row in found if row.train_seed is not None]
+    return [row for row in found if row.train_seed is None or row.train_seed == min(seeds)]
+
+
+def best(rows: Iterable[Row]) -> Row | None:
+    """Returns the row with the highest return, None of none."""
+    return max(rows, key=lambda row: row.normalised_return, default=None)
