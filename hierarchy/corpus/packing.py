@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hierarchy.batch import Batch, Stream, Targets
-from hierarchy.corpus.segment import NOTHING, Encoded, Segment, cut, draw_window, trim
+from hierarchy.corpus.segment import Encoded, Segment, cut, draw_window, trim
 from hierarchy.layout import EMPTY, Bounded, Schema
 from hierarchy.timeline import draw
 
@@ -88,7 +88,10 @@ def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -
 
 
 def fill(rows: list[list[Segment]], schema: Schema, packing: Packing) -> Batch:
-    """Returns the batch whose row b holds the segments `rows[b]`, numbered 1, 2, ...; a head that no layout uses has no targets."""
+    """Returns the batch whose row b holds the segments `rows[b]`, numbered 1, 2, ...
+
+    A head that no layout of the schema uses has no entries at all.
+    """
     count = len(rows)
     controller = _empty_stream(count, packing.controller_tokens, schema.controller_atoms)
     planner = _empty_stream(count, packing.planner_tokens, schema.planner_atoms)
@@ -180,6 +183,3 @@ def _figures(rows: list[list[Segment]], packing: Packing) -> dict[str, float]:
         "controller_padding": 1 - fast / (packing.rows * packing.controller_tokens),
         "planner_padding": 1 - slow / max(1, packing.rows * packing.planner_tokens),
     }
-
-
-__all__ = ["NOTHING", "Packing", "draw_segment", "fill", "pack"]

@@ -35,8 +35,8 @@ class Pieces(Protocol):
 class History:
     """What B episodes of one layout have observed so far.
 
-    ticks: how many ticks are held. layout: their layout. text: field name to one list an episode of (tick, piece ids), a
-    new entry when the wording changes.
+    ticks: how many ticks are held. layout, schema: theirs. field_ids: `schema.field_ids` of the layout.
+    text: field name to one list an episode of (tick, piece ids), with a new entry when the wording changes.
     """
 
     def __init__(self, schema: Schema, name: str, batch: int, tokenizer: Pieces | None = None, capacity: int = 64):
@@ -49,7 +49,8 @@ class History:
         self.text = {field.name: [[] for _ in range(batch)] for field in words(both)}
         self._wording = {field: [None] * batch for field in self.text}
         self._rows_of = {reader: field_row(schema, name, reader) for reader in ("planner", "controller")}
-        separator = schema.field_ids(name)["controller", "separator"]
+        self.field_ids = schema.field_ids(name)
+        separator = self.field_ids["controller", "separator"]
         self._rows_of["controller"] = np.append(self._rows_of["controller"], np.int32(separator))
         self._atoms = {"planner": schema.planner_atoms, "controller": schema.controller_atoms}
         if self.text and tokenizer is None:
@@ -65,8 +66,8 @@ class History:
         history._held = {key: held[None] for key, held in history._held.items()}
         history.ticks = episode.ticks + 1
         for field in history.text:
-            changes = _named(episode.text, field, name, "text")
-            history.text[field] = [[(tick, tokenizer.encode(wording)) for tick, wording in changes]]
+            for tick, wording in _named(episode.text, field, name, "text"):
+                history._hear(field, [wording], tick)
         return history
 
     def append(self, observations: Mapping[str, np.ndarray], previous_action: np.ndarray | None = None) -> None:
@@ -84,14 +85,16 @@ class History:
             held = self._held[key]
             held[:, self.ticks] = row + held[:, self.ticks - 1] if field.summed and self.ticks else row
         for field in self.text:
-            self._hear(field, _named(observations, field, self.layout.name, "text"))
+            self._hear(field, np.atleast_1d(_named(observations, field, self.layout.name, "text")).tolist(), self.ticks)
         self.ticks += 1
 
-    def _hear(self, field: str, wordings: Sequence[str]) -> None:
-        for episode, wording in enumerate(np.atleast_1d(wordings).tolist()):
+    def _hear(self, field: str, wordings: Sequence[str], tick: int) -> None:
+        if len(wordings) != self.batch:
+            raise ValueError(f"layout {self.layout.name!r}, text {field!r}: {len(wordings)} wordings for {self.batch} episodes")
+        for episode, wording in enumerate(wordings):
             if wording != self._wording[field][episode]:
                 self._wording[field][episode] = wording
-                self.text[field][episode].append((self.ticks, self.tokenizer.encode(wording)))
+                self.text[field][episode].append((tick, self.tokenizer.encode(wording)))
 
     def _encoded(self, field: Field, observations: Mapping[str, np.ndarray], actions: np.ndarray | None, tick: int) -> np.ndarray:
         """Rows [rows, size] of a field: one an episode while acting, one a tick of a recorded episode (actions given whole)."""
@@ -105,23 +108,32 @@ class History:
         return self._rows(field, _named(observations, field.name, self.layout.name, "observation"), tick, recorded)
 
     def _rows(self, field: Field, values: np.ndarray, tick: int, recorded: bool) -> np.ndarray:
-        values = np.asarray(values)
-        where = f"layout {self.layout.name!r}, field {field.name!r}"
-        rows = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
-        if rows.shape[1] != field.size:
-            raise ValueError(
-                f"{where}: {rows.shape[1]} scalars a tick (shape {values.shape[1:]}), and the layout states {field.size}"
-            )
-        if not recorded and len(rows) != self.batch:
-            raise ValueError(f"{where}: {len(rows)} rows for {self.batch} episodes")
-        try:
-            ids = encode(field.codec, rows)
-        except ValueError as error:
-            at = next(i for i, row in enumerate(rows) if _refused(field, row)) if recorded else tick
-            raise ValueError(f"{where}, tick {at}: {error}") from None
+        if not recorded and len(np.atleast_1d(values)) != self.batch:
+            raise ValueError(f"layout {self.layout.name!r}, field {field.name!r}: {len(values)} rows for {self.batch} episodes")
+        ids = encode_rows(field, values, f"layout {self.layout.name!r}, field {field.name!r}", None if recorded else tick)
         if not field.summed:
             return ids
-        return np.cumsum(rows, axis=0, dtype=np.float64) if recorded else rows.astype(np.float64)
+        raw = np.asarray(values, np.float64).reshape(ids.shape)
+        return np.cumsum(raw, axis=0) if recorded else raw
+
+
+def encode_rows(field: Field, values: np.ndarray, where: str, tick: int | None = None) -> np.ndarray:
+    """Returns int32 [rows, size]: the ids of a field's values [rows, ...], one row an episode at `tick`, or else one a tick.
+
+    Raises:
+        ValueError: another size, or a value that the codec refuses; begins with `where` and names the tick.
+    """
+    values = np.atleast_1d(values)
+    rows = values.reshape(len(values), -1)
+    if rows.shape[1] != field.size:
+        raise ValueError(
+            f"{where}: {rows.shape[1]} scalars a tick (shape {values.shape[1:]}), and the layout states {field.size}"
+        )
+    try:
+        return encode(field.codec, rows)
+    except ValueError as error:
+        at = next(i for i, row in enumerate(rows) if _refused(field, row)) if tick is None else tick
+        raise ValueError(f"{where}, tick {at}: {error}") from None
 
 
 def read(fields: Sequence[Field], history: History, ticks: np.ndarray, previous: np.ndarray) -> np.ndarray:
@@ -130,7 +142,7 @@ def read(fields: Sequence[Field], history: History, ticks: np.ndarray, previous:
     previous: [N], the tick of the reader's reading before each; -1 for none. A summed field adds up the ticks after it.
     """
     ticks, previous = np.asarray(ticks), np.asarray(previous)
-    if ticks.size and not (0 <= ticks.min() and ticks.max() < history.ticks and np.all(previous < ticks)):
+    if ticks.size and not (ticks.min() >= 0 and ticks.max() < history.ticks and np.all(previous < ticks)):
         raise ValueError(f"readings at ticks {ticks} after {previous}: ticks 0 to {history.ticks - 1} are held")
     parts = []
     for field in numbers(tuple(fields)):
@@ -188,6 +200,25 @@ def words_read(changes: Sequence[int], ticks: np.ndarray, reread: int) -> list[t
             due.append((reading, wording))
             last_read = tick
     return due
+
+
+def words_at(
+    history: History, reader: str, tick: int, last_read: Mapping[str, np.ndarray], reread: int
+) -> tuple[list[list[tuple[int, int]]], dict[str, np.ndarray]]:
+    """Returns, for each episode, the (piece id, field id) of the words that `reader` reads at `tick`, and the new `last_read`.
+
+    last_read: text field to int [B], the tick of each episode's last reading of it; a field that it lacks was never read.
+    """
+    due: list[list[tuple[int, int]]] = [[] for _ in range(history.batch)]
+    read_at = {}
+    for field in words(getattr(history.layout, reader)):
+        name = history.field_ids[reader, field.name]
+        read_at[field.name] = np.array(last_read.get(field.name, np.full(history.batch, -1)))
+        for episode, changes in enumerate(history.text[field.name]):
+            if changes and words_due(changes[-1][0], read_at[field.name][episode], tick, reread):
+                due[episode] += [(piece, name) for piece in changes[-1][1]]
+                read_at[field.name][episode] = tick
+    return due, read_at
 
 
 def _tokens(history: History, reader: str, scalars: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:

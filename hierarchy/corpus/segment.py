@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hierarchy.batch import Stream, Targets
-from hierarchy.corpus.codecs import encode
-from hierarchy.corpus.reading import History, Pieces, controller_tokens, planner_tokens, words_read
+from hierarchy.corpus.reading import History, Pieces, controller_tokens, encode_rows, planner_tokens, words_read
 from hierarchy.episode import Episode
-from hierarchy.layout import EMPTY, Bounded, Layout, Schema, id_range, tokens_per_reading, tokens_per_update, words
+from hierarchy.layout import EMPTY, Bounded, Codec, Schema, id_range, tokens_per_reading, tokens_per_update, words
 from hierarchy.timeline import NO_PLAN, Timeline, visible
 
 if TYPE_CHECKING:
@@ -65,14 +64,15 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
     """
     layout = schema[name]
     history = History.from_episode(schema, name, episode, tokenizer)
-    label = _ids(layout, "label", layout.action, episode.label)
+    label = encode_rows(layout.action, episode.label, f"layout {name!r}, label")
     if layout.sub_goal is None:
         return Encoded(history, label, None)
     if layout.sub_goal.size != 1:
         raise ValueError(f"layout {name!r}: a sub-goal is one scalar, and {layout.sub_goal.name!r} has {layout.sub_goal.size}")
     if layout.sub_goal.name not in episode.privileged:
         raise ValueError(f"layout {name!r}: no privileged {layout.sub_goal.name!r}; there are {sorted(episode.privileged)}")
-    sub_goal = _ids(layout, "privileged", layout.sub_goal, episode.privileged[layout.sub_goal.name])
+    privileged = episode.privileged[layout.sub_goal.name]
+    sub_goal = encode_rows(layout.sub_goal, privileged, f"layout {name!r}, privileged {layout.sub_goal.name!r}")
     return Encoded(history, label, sub_goal[:, 0])
 
 
@@ -82,18 +82,19 @@ def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") 
     The window slides over both ends of the episode, so that those at an end are shorter. Without `segment_ticks` it is the
     whole episode, or else what is left of the row after the lead-in.
     """
-    length, ticks = packing.segment_ticks, encoded.ticks
+    length, ticks, most = packing.segment_ticks, encoded.ticks, packing.segment_ticks
     if length is None:
         layout = encoded.history.layout
         each = tokens_per_reading(layout) + layout.action.size - 1
         spoken = _words(encoded, "controller", np.arange(ticks), packing.controller_reread)
         if each * ticks + sum(len(pieces) for _, pieces, _ in spoken) <= packing.controller_tokens:
             return 0, ticks
-        length = max(1, packing.controller_tokens // each - packing.lead_in)
+        length, most = max(1, packing.controller_tokens // each - packing.lead_in), packing.controller_tokens // each
     if length >= ticks:
         return 0, ticks
     start = int(rng.integers(1 - length, ticks))
-    return max(start, 0), min(start + length, ticks)
+    stop = start + length if packing.segment_ticks else max(start, 0) + most
+    return max(start, 0), min(stop, ticks)
 
 
 def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: tuple[int, int], packing: "Packing") -> Segment:
@@ -105,7 +106,7 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
     Raises:
         ValueError: no tick could bear loss within the budgets; says which one to raise.
     """
-    history, layout = encoded.history, encoded.history.layout
+    layout = encoded.history.layout
     begin, end = max(0, window[0] - packing.lead_in), window[1]
     ticks = np.arange(begin, end, dtype=np.int32)
     controller, last = _controller(encoded, ticks, packing)
@@ -121,8 +122,8 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
     bears = (ticks >= window[0]) & _complete(seen, span.sound, packing.lead_in)
     if not bears.any():
         raise ValueError(
-            f"layout {layout.name!r}: no tick of [{window[0]}, {window[1]}) has its plans' lead-in of {packing.planner_lead_in} ticks "
-            f"in {packing.planner_tokens} planner tokens: raise planner_tokens or train at higher ratios"
+            f"layout {layout.name!r}: no tick of [{window[0]}, {window[1]}) has its plans' lead-in of "
+            f"{packing.planner_lead_in} ticks in {packing.planner_tokens} planner tokens: raise planner_tokens or the ratios"
         )
     shown = np.where(seen >= span.first, seen, NO_PLAN)
     used = np.unique(shown[shown != NO_PLAN])
@@ -163,7 +164,7 @@ def trim(segment: Segment) -> Segment:
 
 
 class _Span(NamedTuple):
-    """Updates [first, stop) are in the row, those from `sound` on with their lead-in. last: int [stop - first], last token of each."""
+    """Updates [first, stop) are in the row, those from `sound` on with their lead-in. last: int [stop - first], last tokens."""
 
     first: int
     stop: int
@@ -182,7 +183,7 @@ def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tupl
     if elements:
         ids, spare = np.full((2, len(ticks), elements, value.shape[2]), EMPTY, np.int32)
         ids[:, :, 0] = encoded.label[ticks, :elements]
-        first = history.schema.field_ids(layout.name)["action", layout.action.name]
+        first = history.field_ids["action", layout.action.name]
         spare[:, :, 0] = first + np.arange(elements)
         value, field = np.concatenate([value, ids], axis=1), np.concatenate([field, spare], axis=1)
     lasting = np.arange(value.shape[1]) < value.shape[1] - elements
@@ -209,6 +210,11 @@ def _planner(
         each[update] += len(pieces)
     before = np.concatenate([[0], np.cumsum(each)])
     first, stop, sound = _updates(rng, before, observed, seen, packing, encoded.sub_goal is not None)
+    if first == stop > 0:
+        raise ValueError(
+            f"layout {layout.name!r}: update {stop - 1} alone has {each[stop - 1]} tokens, and a row has "
+            f"{packing.planner_tokens}: raise planner_tokens"
+        )
     updates = observed[first:stop]
     value, field = planner_tokens(encoded.history, updates, np.concatenate([[-1], observed])[first:stop])
     spoken = [(update - first, pieces, name) for update, pieces, name in spoken if first <= update < stop]
@@ -229,12 +235,12 @@ def _updates(
     earliest = int(np.searchsorted(before, before[stop] - room))
     latest = int(np.searchsorted(observed, observed[max(seen[0], 0)] - packing.planner_lead_in, side="right")) - 1
     first = int(rng.integers(earliest, latest + 1)) if latest > earliest else earliest
-    sound = int(np.searchsorted(observed, observed[first] + packing.planner_lead_in)) if first < stop else stop
+    sound = int(np.searchsorted(observed, observed[min(first, stop - 1)] + packing.planner_lead_in))
     return first, stop, min(sound, stop)
 
 
 def _complete(seen: np.ndarray, sound: int, lead_in: int) -> np.ndarray:
-    """Returns whether every tick within the lead-in before each, and the tick itself, sees a plan that is whole, or truly none."""
+    """Returns whether each tick and those within the lead-in before it all see a plan with its own lead-in, or truly none."""
     position = np.arange(len(seen))
     broken = np.maximum.accumulate(np.where((seen == NO_PLAN) | (seen >= sound), -lead_in - 1, position))
     return position - broken > lead_in
@@ -243,7 +249,7 @@ def _complete(seen: np.ndarray, sound: int, lead_in: int) -> np.ndarray:
 def _stream(
     value: np.ndarray, field: np.ndarray, ticks: np.ndarray, lasting: np.ndarray, spoken: list[tuple[int, list[int], int]]
 ) -> tuple[Stream, np.ndarray]:
-    """The tokens [N, n, K] of N readings in one line, words before the numbers of their reading; and where each one's numbers begin."""
+    """The tokens [N, n, K] of N readings in a line, words before their reading's numbers; and where each one's numbers begin."""
     readings, each, atoms = value.shape
     start = np.arange(readings) * each
     value, field = value.reshape(-1, atoms), field.reshape(-1, atoms)
@@ -266,27 +272,18 @@ def _words(encoded: Encoded, reader: str, ticks: np.ndarray, reread: int) -> lis
     fields = words(getattr(history.layout, reader))
     if not fields:
         return []
-    ids = history.schema.field_ids(history.layout.name)
     spoken = []
     for field in fields:
         changes = history.text[field.name][0]
         due = words_read([tick for tick, _ in changes], ticks, reread)
-        spoken += [(reading, changes[wording][1], ids[reader, field.name]) for reading, wording in due if changes[wording][1]]
+        spoken += [
+            (reading, changes[wording][1], history.field_ids[reader, field.name])
+            for reading, wording in due
+            if changes[wording][1]
+        ]
     return sorted(spoken, key=lambda words_of_one: words_of_one[0])
 
 
-def _targets(slot: np.ndarray, label: np.ndarray, codec) -> Targets:
+def _targets(slot: np.ndarray, label: np.ndarray, codec: Codec) -> Targets:
     slot, label = np.ravel(slot).astype(np.int32), np.ravel(label).astype(np.int32)
     return Targets(slot, label, np.full(len(slot), id_range(codec, 0)[1], np.int32), np.ones(len(slot), np.float32))
-
-
-def _ids(layout: Layout, kind: str, field, values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values).reshape(len(values), -1)
-    if values.shape[1] != field.size:
-        raise ValueError(
-            f"layout {layout.name!r}, {kind} {field.name!r}: {values.shape[1]} scalars a tick, and the layout states {field.size}"
-        )
-    try:
-        return encode(field.codec, values)
-    except ValueError as error:
-        raise ValueError(f"layout {layout.name!r}, {kind} {field.name!r}: {error}") from None
