@@ -91,13 +91,13 @@ def ahead(rows: Sequence[Row], claim: str, row: Row | None, other: Row | None, p
     lead = row.normalised_return - other.normalised_return
     measured = f"{row.normalised_return:.1f} against {other.normalised_return:.1f}: {lead:+.1f}"
     if paired := difference(rows, row, other):
-        measured += f" [{paired.low:+.1f}, {paired.high:+.1f}]"
+        measured += f" [{paired.low:+.1f},\u00a0{paired.high:+.1f}]"
     return Check(claim, measured, HOLDS if lead >= points else FAILS)
 
 
 def flat(rows: Sequence[Row]) -> Check:
     """Returns whether no cell falls behind the scripted hierarchy by much more than another does."""
-    claim = "Ratios 1 to 16, latencies 0 to 8: over the scripted hierarchy's, every cell has at least 75% of the best quotient"
+    claim = "At ratios 1 to 16 and latencies 0 to 8 every quotient to the scripted hierarchy is at least 75% of the best"
     quotients = {cell: value for cell in CELLS if (value := quotient(rows, *cell)) is not None}
     if len(quotients) < len(CELLS):
         return Check(claim, f"{len(quotients)} of {len(CELLS)} cells" if quotients else "", UNMEASURED)

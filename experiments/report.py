@@ -120,7 +120,8 @@ def cost_rows(rows: Sequence[Row]) -> list[Row]:
     found = [*figures.along(pick(rows, PATROL, "two_rate", variant="", latency=0), "ratio").values()]
     found += [row for row in (checks.single_rate(rows), checks.controller_only(rows)) if row is not None]
     found += figures.along(pick(rows, PATROL, "held_action"), "ratio").values()
-    return found + [*figures.along(pick(rows, PATROL, "late_action"), "latency").values()]
+    found += figures.along(pick(rows, PATROL, "late_action"), "latency").values()
+    return found
 
 
 def suite(rows: Sequence[Row]) -> list[dict[str, Any]]:
