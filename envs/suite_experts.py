@@ -14,7 +14,6 @@ uniformly random actions; `python -m envs.suite_experts` prints this table (tick
 The pendulum's spread is that of its starts: value iteration on a grid of 720 x 481 states has 835 on the same seeds.
 """
 
-import dataclasses
 import functools
 import math
 import time
@@ -24,27 +23,11 @@ import dm_env
 import numpy as np
 from scipy.linalg import expm, solve_discrete_are
 
+from envs.noise import Disturbance, Noise
 from envs.suite import BODIES, SuiteEnvironment, make
 
 GRAVITY = 9.81
 Label = Callable[[Mapping[str, np.ndarray]], tuple[float, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Noise:
-    """What is added to the clean action before it is executed, in units of the action's range [-1, 1].
-
-    clean: share of episodes without noise. most: each other episode draws its standard deviation from U(0, most).
-    persistence: correlation of one tick's noise with the next one's; it carries the body further from the clean path.
-    """
-
-    clean: float = 0.25
-    most: float = 0.4
-    persistence: float = 0.8
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.clean <= 1 and self.most >= 0 and 0 <= self.persistence < 1):
-            raise ValueError(f"{self}: clean lies in [0, 1], most is at least 0, persistence lies in [0, 1)")
 
 
 class SuiteExpert:
@@ -55,21 +38,13 @@ class SuiteExpert:
 
     def begin(self, environment: SuiteEnvironment, rng: np.random.Generator) -> None:
         """Starts an episode: draws its noise level."""
-        self._label, self._rng = LABELS[environment.name], rng
-        self._disturbance = np.zeros(environment.action_spec().shape)
-        self._level = 0.0
-        if self._noise is not None and rng.random() >= self._noise.clean:
-            self._level = rng.uniform(0.0, self._noise.most)
+        self._label = LABELS[environment.name]
+        self._disturbance = Disturbance(self._noise, rng, environment.action_spec().shape)
 
     def step(self, environment: SuiteEnvironment, time_step: dm_env.TimeStep) -> tuple[np.ndarray, np.ndarray]:
         """Returns (executed action, label), both float32 [actuators] in [-1, 1]."""
         label = np.array([_clip(u) for u in self._label(time_step.observation)], np.float32)
-        if self._level == 0.0:
-            return label, label
-        keep = self._noise.persistence
-        fresh = self._rng.standard_normal(label.shape) * (self._level * math.sqrt(1.0 - keep * keep))
-        self._disturbance = keep * self._disturbance + fresh
-        return np.clip(label + self._disturbance, -1.0, 1.0).astype(np.float32), label
+        return self._disturbance.disturb(label), label
 
 
 # A rod of 1 m and 0.1 kg (a capsule of radius 0.045 m) on a cart of 1 kg that a full action pushes with 10 N.

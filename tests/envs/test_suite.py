@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from dm_control import suite
 
+from envs.noise import Noise
 from envs.suite import BODIES, make
-from envs.suite_experts import LABELS, Noise, RandomExpert, SuiteExpert, episode_return
+from envs.suite_experts import LABELS, RandomExpert, SuiteExpert, episode_return
 
 
 @pytest.mark.parametrize("name", sorted(BODIES))
