@@ -183,6 +183,9 @@ def assemble(
 ) -> Episode:
     """Returns the checked episode of T actions, T + 1 frames of observations and T frames of privileged fields."""
     fields = flat_spec(environment)
+    for name in fields:
+        if any(name not in frame for frame in frames):
+            raise ValueError(f"observation {name!r} is in the spec of {type(environment).__name__} and missing from a time step")
     texts = [name for name, spec in fields.items() if isinstance(spec, specs.StringArray)]
     numbers = {name: np.array([f[name] for f in frames], spec.dtype) for name, spec in fields.items() if name not in texts}
     tick_s = getattr(environment, "tick_s", None) if tick_s is None else tick_s

@@ -7,8 +7,8 @@ import scipy.linalg
 
 from envs import cartpole
 
-STATE_COST = np.diag([4.0, 1.0, 0.3, 0.1])
-ACTION_COST = np.array([[1.0]])
+STATE_COST = np.diag([6.0, 1.0, 0.1, 0.1])
+ACTION_COST = np.array([[1.5]])
 REACH_M = 0.8
 """A goal further away than this is approached as if it were this far: the linear model holds near upright only."""
 

@@ -37,21 +37,31 @@ def record(
     Raises:
         ValueError: an action or a label is outside its spec, or an observation is missing or not finite.
     """
-    fields, spec = flat_spec(environment), environment.action_spec()
     step = first_step(environment, seed)
     expert.begin(environment, np.random.default_rng((seed, 1)))
     frames, steps, known, actions, labels = [step.observation], [], [], [], []
     while not step.last() and (max_ticks is None or len(steps) < max_ticks):
         known.append(privileged(environment))
-        action, label = (legal(spec, np.asarray(each)[None], ONE, len(steps))[0] for each in expert.step(environment, step))
+        action, label = ask(expert, environment, step, len(steps))
         step = environment.step(action)
         steps.append(step)
         frames.append(step.observation)
         actions.append(action)
         labels.append(label)
-    stack(fields, [step], len(steps))
     outcome = [step.reward for step in steps], [step.discount for step in steps]
     return assemble(environment, seed, source, tick_s, frames, known, np.stack(actions), np.stack(labels), *outcome)
+
+
+def ask(expert: Expert, environment: dm_env.Environment, step: dm_env.TimeStep, tick: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the expert's action and label in the dtype of the action spec, or raises ValueError where one is outside it."""
+    spec = environment.action_spec()
+    action, label = expert.step(environment, step)
+    try:
+        return legal(spec, np.asarray(action)[None], ONE, tick)[0], legal(spec, np.asarray(label)[None], ONE, tick)[0]
+    except ValueError:
+        # An observation that is not finite explains more than the action that it led to.
+        stack(flat_spec(environment), [step], tick)
+        raise
 
 
 class Tape:

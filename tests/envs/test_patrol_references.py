@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from envs import lqr
+from envs.patrol import Patrol
+from envs.patrol_experts import Regulator
+from envs.patrol_references import BLIND, scripted_returns
+from envs.recording import record
+
+SEEDS = range(500, 548)
+
+
+@pytest.fixture(scope="module")
+def expert():
+    return scripted_returns("hierarchy", 1, 0, SEEDS).mean()
+
+
+def test_the_full_rate_hierarchy_is_the_expert():
+    scripted = scripted_returns("hierarchy", 1, 0, range(8))
+    recorded = [record(Patrol(), Regulator(), seed, "patrol").info["return"] for seed in range(8)]
+    # The expert's actions are rounded to float32 on their way; that moves no visit here.
+    assert scripted.tolist() == recorded
+
+
+@pytest.mark.parametrize("reference", ["held", "chunks", "late", "compensated"])
+def test_at_ratio_one_and_no_latency_every_reference_is_the_expert(reference):
+    same = scripted_returns(reference, 1, 0, SEEDS[:6])
+    np.testing.assert_array_equal(same, scripted_returns("hierarchy", 1, 0, SEEDS[:6]))
+
+
+@pytest.mark.parametrize(
+    ("reference", "ratio"),
+    [("centre", 1), ("start", 1), *(("sweep", k) for k in (96, 192, 256, 512)), *(("stops", k) for k in (16, 24, 32, 42, 64))],
+)
+def test_no_goal_blind_policy_passes_a_tenth_of_the_expert(reference, ratio, expert):
+    """Random is 0 and the expert 1."""
+    assert reference in BLIND
+    random = scripted_returns("random", 1, 0, SEEDS[:16]).mean()
+    score = (scripted_returns(reference, ratio, 0, SEEDS).mean() - random) / (expert - random)
+    assert score < 0.1
+
+
+def test_seldom_or_late_goals_cost_little_and_late_actions_nearly_all(expert):
+    def score(reference, ratio, latency):
+        return scripted_returns(reference, ratio, latency, SEEDS).mean() / expert
+
+    assert score("hierarchy", 8, 0) > 0.85
+    assert score("hierarchy", 8, 8) > 0.65
+    assert score("held", 16, 0) < 0.2
+    assert score("late", 1, 4) < 0.05
+    assert score("late", 1, 2) + 0.3 < score("compensated", 1, 2)
+    assert score("compensated", 1, 8) < 0.5
+
+
+def test_the_hierarchy_reads_its_goals_from_the_timeline(monkeypatch):
+    seen = []
+    act = lqr.act
+    monkeypatch.setattr(lqr, "act", lambda states, goals, hold=1: seen.append(np.array(goals)) or act(states, goals, hold))
+    scripted_returns("hierarchy", 4, 2, [0])
+    task = Patrol(seed=0)
+    assert [float(goal[0]) for goal in seen[:2]] == [task.track.state.x] * 2
+    assert [float(goal[0]) for goal in seen[2:6]] == [task.goal] * 4
+
+
+def test_unknown_names_and_ranges_are_refused():
+    with pytest.raises(ValueError, match="no reference 'psychic'; there are hierarchy"):
+        scripted_returns("psychic", 1, 0, [0])
+    with pytest.raises(ValueError, match="at least 1"):
+        scripted_returns("held", 0, 0, [0])
