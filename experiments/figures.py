@@ -282,9 +282,13 @@ def cost(rows: Sequence[Row]) -> Figure | None:
 
 
 def series(lines: Sequence[Mapping[str, Any]], name: str, beside: str | None = None) -> tuple[list[float], list[float]]:
-    """Returns (steps, values) of one metric, from the lines that have it and, where asked for, another beside it."""
+    """Returns (steps, values) of one metric, from the lines that have it and, where asked for, another beside it.
+
+    Lines of one group alone: those on held-out episodes where the metric is there, else those of training.
+    """
     found = [line for line in lines if name in line and (beside is None or beside in line)]
-    return [line["step"] for line in found], [line[name] for line in found]
+    held_out = [line for line in found if line.get("group", "train") != "train"]
+    return [line["step"] for line in held_out or found], [line[name] for line in held_out or found]
 
 
 def training(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure | None:

@@ -181,7 +181,7 @@ def page(folder: Path) -> str:
     environment.tests["mapping_of_facts"] = lambda value: isinstance(value, Mapping)
     return environment.get_template("report.html.j2").render(
         rows=rows,
-        patrol=[row for row in rows if row.task == PATROL],
+        episodes=min([row.episodes for row in rows if row.task == PATROL], default=0),
         figures={name: figure and figures.svg(figure) for name, figure in drawn.items()},
         tiles=tiles(rows),
         findings=findings(rows),

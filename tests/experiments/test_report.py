@@ -41,7 +41,15 @@ def test_the_page_shows_every_plot_the_video_and_all_rows(html):
     assert html.count("data:video/mp4") == 1
     assert "Not measured yet" not in html
     assert f"All {len(patrol_rows())} rows" in html
-    for name in ("point mass easy", "0.10.2", "python -m experiments.demo", "1000000 to 1000127", "820.5", "4000 resamples"):
+    for name in (
+        "point mass easy",
+        "0.10.2",
+        "python -m experiments.demo",
+        "1000000 to 1000127",
+        "820.5",
+        "4000 resamples",
+        "at least 128",
+    ):
         assert name in html
     assert "&lt;unknown &amp; old&gt;" in html
 
@@ -143,6 +151,14 @@ def test_the_lead_is_paired_by_episode():
     ends = [scripted("random", 0), scripted("expert", 100)]
     lead = checks.difference([ours, easier, *ends], ours, easier)
     np.testing.assert_allclose(lead, (50, 50, 50))
+
+
+def test_a_curve_is_of_one_group_and_held_out_where_it_can_be():
+    train = [{"step": step, "group": "train", "action_loss": 5.0, "loss": 6.0} for step in (0, 10, 20)]
+    held_out = [{"step": step, "group": "held_out", "action_loss": 4.0} for step in (0, 20)]
+    assert figures.series(train + held_out, "action_loss") == ([0, 20], [4.0, 4.0])
+    assert figures.series(train + held_out, "loss") == ([0, 10, 20], [6.0, 6.0, 6.0])
+    assert figures.series(train, "action_loss", beside="accuracy") == ([], [])
 
 
 def test_labels_are_moved_apart_in_their_order():
