@@ -102,11 +102,11 @@ def test_staying_on_a_wrong_pad_costs_once_a_stay_and_the_visited_pad_nothing():
     before = walk(task, wrong, 120)
     assert task.track.pad is not None
     assert task.visits == 0
-    assert before == -0.5 * task.misses
+    assert before == -CALM.miss * task.misses
     assert task.misses >= 1
     task = Patrol(CALM, seed=5)
     first = task.goal
-    assert walk(task, first, 120) == 1.0 - 0.5 * task.misses
+    assert walk(task, first, 120) == 1.0 - CALM.miss * task.misses
     assert task.visits == 1
     assert walk(task, first, 60) == 0.0
 

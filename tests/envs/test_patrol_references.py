@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from envs import lqr
-from envs.patrol import Patrol
+from envs.patrol import Patrol, Rules
 from envs.patrol_experts import Regulator
 from envs.patrol_references import BLIND, scripted_returns
 from envs.recording import record
@@ -30,7 +30,13 @@ def test_at_ratio_one_and_no_latency_every_reference_is_the_expert(reference):
 
 @pytest.mark.parametrize(
     ("reference", "ratio"),
-    [("centre", 1), ("start", 1), *(("sweep", k) for k in (96, 192, 256, 512)), *(("stops", k) for k in (16, 24, 32, 42, 64))],
+    [
+        ("centre", 1),
+        ("start", 1),
+        ("search", 1),
+        *(("sweep", k) for k in (96, 192, 256, 512)),
+        *(("stops", k) for k in (16, 24, 32, 42, 64)),
+    ],
 )
 def test_no_goal_blind_policy_passes_a_tenth_of_the_expert(reference, ratio, expert):
     """Random is 0 and the expert 1."""
@@ -38,6 +44,13 @@ def test_no_goal_blind_policy_passes_a_tenth_of_the_expert(reference, ratio, exp
     random = scripted_returns("random", 1, 0, SEEDS[:16]).mean()
     score = (scripted_returns(reference, ratio, 0, SEEDS).mean() - random) / (expert - random)
     assert score < 0.1
+
+
+def test_without_the_price_of_a_miss_a_blind_search_would_pass():
+    """The control of the test above: it is the price that keeps goal-blind policies down."""
+    free = Rules(miss=0.0)
+    search, hierarchy = (scripted_returns(name, 1, 0, SEEDS[:24], free).mean() for name in ("search", "hierarchy"))
+    assert search > 0.3 * hierarchy
 
 
 def test_seldom_or_late_goals_cost_little_and_late_actions_nearly_all(expert):
