@@ -145,12 +145,26 @@ def test_switching_goal_chance():
 
 
 @pytest.mark.parametrize(("ratio", "latency"), [(1, 0), (8, 4), (32, 8), (8, 200)])
-def test_disturbance_rejection_pays_what_is_expected(ratio, latency):
-    rules = disturbance_rejection.Rules()
+@pytest.mark.parametrize("tau", [3.0, 50.0])
+def test_disturbance_rejection_pays_what_is_expected(ratio, latency, tau):
+    rules = disturbance_rejection.Rules(tau=tau, ticks=512)
     policy = plan_reader(reach_goal(rules), "goal", rules.ticks, ratio, latency)
-    found = mean_return(DisturbanceRejection, policy, 300)
+    found = mean_return(lambda: DisturbanceRejection(rules), policy, 100)
     expected = disturbance_rejection.expected_return(rules, ratio, latency)
     assert found / rules.ticks == pytest.approx(expected / rules.ticks, abs=0.02)
+
+
+def test_values_of_a_tick_agree_with_draws():
+    rules, rng = disturbance_rejection.Rules(), np.random.default_rng(0)
+    goal, other = rng.uniform(-1, 1, (2, 1_000_000))
+    pushes = rules.noise * rng.standard_normal(1_000_000)
+
+    def value(aim):
+        return np.exp(-0.5 * ((aim + pushes - goal) / rules.width) ** 2).mean()
+
+    assert value(goal) == pytest.approx(disturbance_rejection.goal_value(rules), abs=0.002)
+    assert value(other) == pytest.approx(disturbance_rejection.other_value(rules), abs=0.002)
+    assert value(0.0) == pytest.approx(disturbance_rejection.blind_value(rules), abs=0.002)
 
 
 def test_disturbance_rejection_needs_the_plan_and_every_tick():
