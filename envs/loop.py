@@ -119,8 +119,11 @@ def stack(fields: Mapping[str, specs.Array], steps: Sequence[dm_env.TimeStep], t
     return stacked
 
 
-def legal(spec: specs.Array, proposed: np.ndarray, live: np.ndarray, tick: int) -> np.ndarray:
-    """Returns the actions [B, ...] in the spec's dtype, or raises ValueError that names the first live one outside the spec."""
+def legal(spec: specs.Array, proposed: np.ndarray, live: np.ndarray, tick: int, rows: Sequence[str] | None = None) -> np.ndarray:
+    """Returns the actions [B, ...] in the spec's dtype, or raises ValueError naming the first live one outside the spec.
+
+    `rows` says what each row is; one environment's action, unless told.
+    """
     proposed = np.asarray(proposed)
     if proposed.shape != (len(live), *spec.shape):
         raise ValueError(f"actions at tick {tick} have shape {proposed.shape}; {(len(live), *spec.shape)} is expected")
@@ -132,9 +135,8 @@ def legal(spec: specs.Array, proposed: np.ndarray, live: np.ndarray, tick: int) 
         inside = ((actions >= spec.minimum) & (actions <= spec.maximum)).reshape(len(live), -1).all(axis=1)
         if not inside[live].all():
             i = int(np.argmin(inside | ~live))
-            raise ValueError(
-                f"action {actions[i]} at tick {tick} of environment {i} is not in {spec.name!r}, [{spec.minimum}, {spec.maximum}]"
-            )
+            row = f"action of environment {i}" if rows is None else rows[i]
+            raise ValueError(f"{row} at tick {tick} is {actions[i]}, not in {spec.name!r}, [{spec.minimum}, {spec.maximum}]")
     return actions
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from envs.loop import Moment, Observations, assemble, first_step, flat_spec, legal, privileged, run, stack
 from hierarchy.episode import Episode
 
-ONE = np.ones(1, bool)
+BOTH = np.ones(2, bool)
 
 
 class Expert(Protocol):
@@ -57,7 +57,8 @@ def ask(expert: Expert, environment: dm_env.Environment, step: dm_env.TimeStep, 
     spec = environment.action_spec()
     action, label = expert.step(environment, step)
     try:
-        return legal(spec, np.asarray(action)[None], ONE, tick)[0], legal(spec, np.asarray(label)[None], ONE, tick)[0]
+        action, label = legal(spec, np.array((action, label)), BOTH, tick, ("the expert's action", "the expert's label"))
+        return action, label
     except ValueError:
         # An observation that is not finite explains more than the action that it led to.
         stack(flat_spec(environment), [step], tick)

@@ -78,8 +78,8 @@ def test_words_reach_the_policy_as_an_object_array():
 @pytest.mark.parametrize(
     ("actions", "complaint"),
     [
-        (np.array([[0.0, 0.0], [0.0, 1.5]]), "of environment 1 is not in 'arm'"),
-        (np.array([[0.0, np.nan], [0.0, 0.0]]), "of environment 0 is not in 'arm'"),
+        (np.array([[0.0, 0.0], [0.0, 1.5]]), "of environment 1 at tick 0 .* not in 'arm'"),
+        (np.array([[0.0, np.nan], [0.0, 0.0]]), "of environment 0 at tick 0 .* not in 'arm'"),
         (np.zeros((2, 3)), r"shape \(2, 3\); \(2, 2\) is expected"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_discrete_action_must_be_a_whole_number():
     assert loop.legal(spec, np.array([2]), live, 0).tolist() == [2]
     with pytest.raises(ValueError, match="whole numbers"):
         loop.legal(spec, np.array([1.0]), live, 0)
-    with pytest.raises(ValueError, match="is not in 'key'"):
+    with pytest.raises(ValueError, match="not in 'key'"):
         loop.legal(spec, np.array([3]), live, 0)
 
 
