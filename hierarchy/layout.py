@@ -111,7 +111,7 @@ class Layout:
     """One kind of episode, by name.
 
     planner: what each update reads. controller: what each tick reads. Both are kept in lexicographic order of names (Gato's
-        order), text first.
+        order), text first, then discrete fields, then the others.
     action: the target of every tick, in the action's own codec; decoded element by element.
     sub_goal: a privileged field that the planner learns to predict at its updates, or None.
     pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
@@ -131,7 +131,7 @@ class Layout:
             names = [field.name for field in fields]
             if len(set(names)) != len(names):
                 raise ValueError(f"layout {self.name!r}: the {reader} reads a field twice: {names}")
-            ordered = sorted(fields, key=lambda field: (not isinstance(field.codec, Text), field.name))
+            ordered = sorted(fields, key=lambda field: (_rank(field.codec), field.name))
             object.__setattr__(self, reader, tuple(ordered))
         if not numbers(self.controller):
             raise ValueError(f"layout {self.name!r}: the controller reads at least one field of numbers")
@@ -139,6 +139,10 @@ class Layout:
             raise ValueError(f"layout {self.name!r}: the planner reads at least one field of numbers")
         if not isinstance(self.action.codec, Bounded | Discrete):
             raise ValueError(f"layout {self.name!r}: an action is Bounded or Discrete; give an unbounded one bounds")
+
+
+def _rank(codec: Codec) -> int:
+    return 0 if isinstance(codec, Text) else 1 if isinstance(codec, Discrete) else 2
 
 
 def numbers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
@@ -154,6 +158,11 @@ def words(fields: tuple[Field, ...]) -> tuple[Field, ...]:
 def scalars(fields: tuple[Field, ...]) -> int:
     """Returns how many scalars one reading of these fields' numbers has, all frames counted."""
     return sum(field.size * field.frames for field in numbers(fields))
+
+
+def names(fields: tuple[Field, ...]) -> int:
+    """Returns how many discrete ids one reading of these fields has, all frames counted."""
+    return sum(field.size * field.frames for field in fields if isinstance(field.codec, Discrete))
 
 
 def tokens_per_update(layout: Layout) -> int:
@@ -239,6 +248,16 @@ class Schema:
     def controller_atoms(self) -> int:
         """Most scalars that one token of the controller's stream sums over, the separator counted."""
         return max([scalars(layout.controller) + 1 for layout in self.layouts if layout.pooled] + [1])
+
+    @property
+    def planner_names(self) -> int:
+        """Most text or discrete ids that one token of the planner's stream sums over; they come first in it."""
+        return max([names(layout.planner) for layout in self.layouts if layout.pooled] + [1])
+
+    @property
+    def controller_names(self) -> int:
+        """Most text or discrete ids that one token of the controller's stream sums over; they come first in it."""
+        return max([names(layout.controller) for layout in self.layouts if layout.pooled] + [1])
 
 
 def describe(schema: Schema) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 MASKED = -1e30
+CHUNK = 80
 
 
 class KeyValues(NamedTuple):
@@ -41,10 +42,25 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
 
 def attend(query: jax.Array, memory: KeyValues, mask: jax.Array) -> jax.Array:
     """Returns [Q, D] from queries [H, Q, D/H] over keys and values [H, N, D/H] where mask [Q, N] allows."""
-    scores = jnp.einsum("hqd,hnd->hqn", query, memory.key) * query.shape[-1] ** -0.5
-    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
-    mixed = jnp.einsum("hqn,hnd->qhd", weights, memory.value)
-    return mixed.reshape(mixed.shape[0], -1)
+    scores = jnp.einsum("hqd,hnd->hqn", query * query.shape[-1] ** -0.5, memory.key)
+    scores = jnp.where(mask, scores, MASKED)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    mixed = jnp.einsum("hqn,hnd->hqd", weights, memory.value) / weights.sum(axis=-1, keepdims=True)
+    return jnp.swapaxes(mixed, 0, 1).reshape(query.shape[1], -1)
+
+
+def attend_in_order(query: jax.Array, memory: KeyValues, mask: jax.Array, reach: int | None = None) -> jax.Array:
+    """Returns what `attend` does, for tokens that see none after them and none more than `reach` places back (None: any).
+
+    Works chunk by chunk over the keys that a chunk can see at all, so that the rest is never computed.
+    """
+    length = query.shape[1]
+    parts = []
+    for start in range(0, length, CHUNK):
+        stop, first = min(start + CHUNK, length), 0 if reach is None else max(start - reach, 0)
+        seen = KeyValues(memory.key[:, first:stop], memory.value[:, first:stop])
+        parts.append(attend(query[:, start:stop], seen, mask[start:stop, first:stop]))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
@@ -52,6 +68,16 @@ def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
     scores = jnp.einsum("hqd,qhpd->qhp", query, memory.key) * query.shape[-1] ** -0.5
     mixed = jnp.einsum("qhp,qhpd->qhd", jax.nn.softmax(scores, axis=-1), memory.value)
     return mixed.reshape(mixed.shape[0], -1)
+
+
+def pick(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns x[index], [M, ...] from [N, ...]; zeros where the index is negative.
+
+    As a product with one-hot rows: the gradient of a gather is a scatter, many times slower on a CPU and no faster on a TPU.
+    """
+    chosen = jax.nn.one_hot(index, x.shape[0], dtype=x.dtype)
+    flat = jnp.matmul(chosen, x.reshape(x.shape[0], -1), precision=jax.lax.Precision.HIGHEST)
+    return flat.reshape(*index.shape, *x.shape[1:])
 
 
 def linear(size: int, name: str, scale: float = 1.0) -> hk.Linear:

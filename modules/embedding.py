@@ -31,27 +31,38 @@ def log_features(count: jax.Array) -> jax.Array:
 class TokenEmbedding(hk.Module):
     """Embeds atoms (row of the value table, field id) and sums them into tokens.
 
-    An atom is `value * scale[field] + offset[field]`: the field's own scale keeps a sum of fields apart. Rows from `first_bin` on
-    are bins of continuous values, and have `bin_features` beside their free part.
+    An atom is what its field's own matrix makes of the features of its value; a value that is a name and not a number (text,
+    discrete, separator) adds a learnt row. Continuous bins have no free rows: scattering a gradient into them is most of a
+    training step on a CPU, and neighbouring bins ought to be alike.
     """
 
-    def __init__(self, rows: int, first_bin: int, bins: int, fields: int, width: int, name: str = "embedding"):
+    def __init__(self, names: int, bins: int, fields: int, lookups: int, width: int, name: str = "embedding"):
+        """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's. lookups: names that one token may
+        have, which come before its other atoms."""
         super().__init__(name=name)
-        self._shape = (rows, width)
-        self._fields = (fields, width)
-        features = np.zeros((rows, bin_features(bins).shape[1]), np.float32)
-        features[first_bin : first_bin + bins] = bin_features(bins)
-        self._features = features
+        features = bin_features(bins)
+        constant = np.eye(1, features.shape[1], dtype=np.float32)
+        self._features = np.concatenate([constant.repeat(names, 0), features, constant])
+        self._names, self._bins, self._fields, self._lookups, self._width = names, bins, fields, lookups, width
 
     def __call__(self, row: jax.Array, field: jax.Array) -> jax.Array:
         """Returns [N, D] from rows and fields int32 [N, K]; atoms with a negative row are absent."""
-        small = hk.initializers.RandomNormal(0.1)
-        table = hk.get_parameter("table", self._shape, init=small)
-        scale = hk.get_parameter("field_scale", self._fields, init=hk.initializers.RandomNormal(1.0))
-        offset = hk.get_parameter("field_offset", self._fields, init=small)
-        bend = hk.get_parameter("bins", (self._features.shape[1], self._shape[1]), init=hk.initializers.VarianceScaling())
+        count, size = self._features.shape[1], self._width
+        small = hk.initializers.RandomNormal(0.3)
+        table = hk.get_parameter("names", (self._names + 1, size), init=hk.initializers.RandomNormal(1.0))
+        matrix = hk.get_parameter("fields", (self._fields, count, size), init=small)
         there = row >= 0
-        row, field = jnp.maximum(row, 0), jnp.maximum(field, 0)
-        value = table[row] + jnp.asarray(self._features)[row] @ bend
-        atoms = jnp.where(there[..., None], value * scale[field] + offset[field], 0.0)
-        return atoms.sum(axis=-2) * jax.lax.rsqrt(jnp.maximum(there.sum(axis=-1, keepdims=True), 1).astype(jnp.float32))
+        features = jnp.where(there[..., None], jnp.asarray(self._features)[jnp.maximum(row, 0)], 0.0)
+        if row.shape[0] > 8:
+            # Many tokens: gather features by field instead of matrices by atom, so that the gradient is a product, not a scatter.
+            token = jnp.arange(row.shape[0])[:, None]
+            by_field = jnp.zeros((row.shape[0], self._fields, count)).at[token, jnp.maximum(field, 0)].add(features)
+            x = by_field.reshape(row.shape[0], -1) @ matrix.reshape(-1, size)
+        else:
+            x = jnp.einsum("nkc,nkcd->nd", features, matrix[jnp.maximum(field, 0)])
+        separator = row == self._names + self._bins
+        x = x + jnp.any(separator, axis=1)[:, None] * table[self._names]
+        first = row[:, : self._lookups]
+        named = (first >= 0) & (first < self._names)
+        x = x + jnp.where(named[..., None], table[jnp.where(named, first, 0)], 0.0).sum(axis=1)
+        return x * jax.lax.rsqrt(jnp.maximum(there.sum(axis=-1, keepdims=True), 1).astype(jnp.float32))

@@ -5,6 +5,7 @@ written to first), so the two cannot drift apart.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from modules.attention import KeyValues, attend, linear, norm, rotate, rotation, split_heads
+from modules.attention import KeyValues, attend, attend_in_order, linear, norm, rotate, rotation, split_heads
 from modules.masks import Place, may_see
 
 
@@ -66,6 +67,7 @@ class Block(hk.Module):
         turn: tuple[jax.Array, jax.Array],
         mask: jax.Array,
         remember: Callable[[KeyValues], KeyValues],
+        attend: Callable[[jax.Array, KeyValues, jax.Array], jax.Array],
         between: Callable[[jax.Array], jax.Array] | None,
     ) -> tuple[jax.Array, KeyValues]:
         """Returns the layer's output [Q, D] and the keys and values it attended over."""
@@ -95,6 +97,7 @@ class Transformer(hk.Module):
         between: Sequence[Callable[[jax.Array], jax.Array]] = (),
         cache: Cache | None = None,
         slots: jax.Array | None = None,
+        reach: int | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns normalised outputs [Q, D] and the cache after the tokens were written to it.
 
@@ -104,11 +107,13 @@ class Transformer(hk.Module):
             between: one function a layer, applied between attention and feed-forward; none, or `layers` of them.
             cache, slots: with a cache, token i is written to slot slots[i] (a slot past the end drops it) and tokens attend over
                 the whole cache; without one they attend over each other.
+            reach: without a cache, how many places back a token can see at most; None for any.
         """
         config = self._config
         turn = rotation(place.time, config.width // config.heads, 4 * config.window)
         keys = place if cache is None else jax.tree.map(lambda old, new: old.at[slots].set(new, mode="drop"), cache.place, place)
         mask = may_see(place, keys, config.window)
+        over = functools.partial(attend_in_order, reach=reach) if cache is None else attend
         memories = []
         for i in range(config.layers):
             stored = None if cache is None else cache.layers[i]
@@ -118,7 +123,7 @@ class Transformer(hk.Module):
                     return new
                 return jax.tree.map(lambda old, fresh: old.at[:, slots].set(fresh, mode="drop"), stored, new)
 
-            x, memory = Block(config, f"layer_{i}")(x, turn, mask, remember, between[i] if between else None)
+            x, memory = Block(config, f"layer_{i}")(x, turn, mask, remember, over, between[i] if between else None)
             memories.append(memory)
         cache = None if cache is None else Cache(keys, tuple(memories), cache.written)
         return norm("norm_out")(x), cache

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
-from hierarchy.layout import BINS, CONTINUOUS_START, SEPARATOR, Bounded, Discrete, Schema
+from hierarchy.layout import CONTINUOUS_START, Bounded, Discrete, Schema, tokens_per_reading, words
 from modules.transformer import TransformerConfig
 
 
@@ -36,8 +36,8 @@ PRESETS = {
         plan_width=16,
     ),
     "demo": ModelConfig(
-        planner=TransformerConfig(width=128, layers=4, heads=4, feed_forward=512, window=320),
-        controller=TransformerConfig(width=64, layers=2, heads=4, feed_forward=256, window=8),
+        planner=TransformerConfig(width=128, layers=3, heads=2, feed_forward=512, window=320),
+        controller=TransformerConfig(width=64, layers=2, heads=2, feed_forward=256, window=8),
         plan_vectors=4,
         plan_width=64,
     ),
@@ -47,26 +47,24 @@ PRESETS = {
 class Sizes(NamedTuple):
     """Sizes of tables and heads that follow from a schema.
 
-    text_rows: rows of the value table for text and discrete ids, which share them. discrete, sub_goal: classes of these heads.
+    names: rows of the value table for text and discrete ids, which share them; rows of bins and the separator's follow.
+    planner_names, controller_names: most text or discrete ids that one token of the stream sums over.
+    tick_tokens: most tokens of one tick in the controller's stream, its words not counted. controller_words: whether it has any.
+    discrete, sub_goal: classes of these heads.
     """
 
-    text_rows: int
+    names: int
     fields: int
+    planner_names: int
+    controller_names: int
+    tick_tokens: int
+    controller_words: bool
     discrete: int
     sub_goal: int
 
-    @property
-    def rows(self) -> int:
-        """Rows of the value table: text and discrete ids, bins, the separator."""
-        return self.text_rows + BINS + 1
-
     def row(self, value):
-        """Returns the value table's row of each Gato id; negative where the id is EMPTY."""
-        bins = self.text_rows + value - CONTINUOUS_START
-        return (value >= CONTINUOUS_START) * bins + (value < CONTINUOUS_START) * value
-
-
-assert SEPARATOR == CONTINUOUS_START + BINS, "the separator's row follows the bins'"
+        """Returns the row of each Gato id; negative where the id is EMPTY."""
+        return (value >= CONTINUOUS_START) * (self.names - CONTINUOUS_START) + value
 
 
 def sizes(schema: Schema) -> Sizes:
@@ -76,8 +74,12 @@ def sizes(schema: Schema) -> Sizes:
     discrete = [field.codec.values for field in fields if isinstance(field.codec, Discrete)]
     goals = [layout.sub_goal.codec for layout in schema.layouts if layout.sub_goal is not None]
     return Sizes(
-        text_rows=max([schema.text_pieces, *discrete]),
+        names=max([schema.text_pieces, *discrete]),
         fields=schema.fields,
+        planner_names=schema.planner_names,
+        controller_names=schema.controller_names,
+        tick_tokens=max(tokens_per_reading(layout) + layout.action.size - 1 for layout in schema.layouts),
+        controller_words=any(words(layout.controller) for layout in schema.layouts),
         discrete=max([codec.values for codec in actions if isinstance(codec, Discrete)], default=0),
         sub_goal=max([codec.bins if isinstance(codec, Bounded) else codec.values for codec in goals], default=0),
     )

@@ -33,7 +33,7 @@ class Planner(hk.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention."""
         config, table = self._config.planner, self._table
-        x = TokenEmbedding(table.rows, table.text_rows, BINS, table.fields, config.width)(table.row(value), field)
+        x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(table.row(value), field)
         x = x + linear(config.width, "time")(log_features(place.time))
         return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
 
@@ -100,14 +100,15 @@ class Controller(hk.Module):
         reading: each token's visible plan (entries [L, ...]), or None for a model without plans. age: int32 [L], -1 for none.
         """
         config, table = self._config.controller, self._table
-        x = TokenEmbedding(table.rows, table.text_rows, BINS, table.fields, config.width)(table.row(value), field)
+        reach = None if table.controller_words else config.window * table.tick_tokens
+        x = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)(table.row(value), field)
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
-            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
+            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach)
         aged = linear(config.width, "age")(log_features(jnp.maximum(age, 0)))
         x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
         between = [self._reader(i, layer) for i, layer in enumerate(reading)]
-        return Transformer(config, "transformer")(x, place, between, cache, slots)
+        return Transformer(config, "transformer")(x, place, between, cache, slots, reach)
 
     def continuous(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, 1024] over bins from outputs [M, D]."""

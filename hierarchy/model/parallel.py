@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from hierarchy.batch import Batch, Stream, Targets
 from hierarchy.model.network import Network
-from modules.attention import MASKED
+from modules.attention import MASKED, pick
 from modules.masks import Place
 
 
@@ -36,8 +36,8 @@ def think(network: Network, params: hk.Params, batch: Batch) -> tuple[jax.Array 
         x, _ = network.plan_tokens(params, row.planner.value, row.planner.field, place_of(row.planner))
         goal = None
         if network.table.sub_goal:
-            goal = legal(network.planner_sub_goal(params, x[row.sub_goal.slot]), row.sub_goal)
-        return network.plan(params, x[row.plan_slot]), goal
+            goal = legal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal)
+        return network.plan(params, pick(x, row.plan_slot)), goal
 
     return jax.vmap(row)(batch)
 
@@ -49,12 +49,12 @@ def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | Non
         reading = None if plan is None else readings(network, params, plan, row.plan)
         stream = row.controller
         x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), reading, row.age)
-        continuous = legal(network.continuous(params, x[row.continuous.slot]), row.continuous)
+        continuous = legal(network.continuous(params, pick(x, row.continuous.slot)), row.continuous)
         discrete = goal = None
         if network.table.discrete:
-            discrete = legal(network.discrete(params, x[row.discrete.slot]), row.discrete)
+            discrete = legal(network.discrete(params, pick(x, row.discrete.slot)), row.discrete)
         if network.table.sub_goal and plan is None:
-            goal = legal(network.controller_sub_goal(params, x[row.sub_goal.slot]), row.sub_goal)
+            goal = legal(network.controller_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal)
         return Logits(continuous, discrete, goal)
 
     return jax.vmap(row)(batch, plan)
@@ -64,7 +64,8 @@ def readings(network: Network, params: hk.Params, plan: jax.Array, index: jax.Ar
     """Returns what each of L tokens reads: plan index [L] of plans [J, P, plan_width], the learnt no-plan where negative."""
     everything = jnp.concatenate([plan, network.no_plan(params)[None]])
     read = jax.vmap(network.read_plan, in_axes=(None, 0))(params, everything)
-    return jax.tree.map(lambda entry: entry[index], read)
+    index = jnp.where(index < 0, plan.shape[0], index)
+    return jax.tree.map(lambda entry: pick(entry, index), read)
 
 
 def place_of(stream: Stream) -> Place:

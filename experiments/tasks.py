@@ -1,0 +1,112 @@
+"""The tasks by name: a world, its expert, and the layout that turns its ticks into tokens. The one place that puts them together."""
+
+import dataclasses
+from collections.abc import Callable
+
+import dm_env
+import numpy as np
+
+from envs import patrol_experts, suite, suite_experts
+from envs.go_to import GoTo
+from envs.patrol import Patrol
+from envs.recording import Expert
+from hierarchy.episode import Episode
+from hierarchy.layout import Bounded, Continuous, Discrete, Field, Layout, Schema, Text, single_rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """make: an environment. expert: (whether noisy) to a fresh expert. ticks: of its longest episode. augment: a random exact
+    symmetry of an episode, or None. kept: least return of an episode that is worth imitating."""
+
+    make: Callable[[], dm_env.Environment]
+    expert: Callable[[bool], Expert]
+    layout: Layout
+    ticks: int
+    augment: Callable[[Episode, np.random.Generator], Episode] | None = None
+    kept: float = -np.inf
+
+
+def motor(size: int) -> Field:
+    """Returns the action field of `size` motors in [-1, 1]."""
+    return Field("action", Bounded((-1.0,) * size, (1.0,) * size), size)
+
+
+def number(name: str, size: int, bound: float, mu: float = 20.0, **how) -> Field:
+    """Returns a field of continuous values up to about `bound`, finer near zero."""
+    return Field(name, Continuous(mu, bound), size, **how)
+
+
+TRACK = Bounded((-1.2,) * 4, (1.2,) * 4)
+SUB_GOAL = Field("sub_goal", Bounded((-1.2,), (1.2,), bins=64))
+HISTORY = {"frames": 4, "stride": 8}
+
+
+def cart(**how) -> tuple[Field, ...]:
+    """Returns the fields of cart and pole."""
+    return number("position", 3, 2.0, **how), number("velocity", 2, 10.0, **how)
+
+
+PATROL = Layout(
+    "patrol",
+    planner=(Field("instruction", Text()), Field("pads", TRACK, 4), Field("chime", Discrete(32), summed=True), *cart(**HISTORY)),
+    controller=cart(),
+    action=motor(1),
+    sub_goal=SUB_GOAL,
+)
+GO_TO = dataclasses.replace(
+    PATROL, name="go_to", planner=(Field("instruction", Text()), Field("pads", TRACK, 4), *cart(**HISTORY))
+)
+
+
+def body(name: str, motors: int, *fields: Field) -> Layout:
+    """Returns the layout of a body whose planner and controller read the same numbers."""
+    return Layout(name, planner=fields, controller=fields, action=motor(motors))
+
+
+SUITE = {
+    "cartpole_balance": body("cartpole_balance", 1, *cart()),
+    "pendulum_swingup": body("pendulum_swingup", 1, number("orientation", 2, 1.0, 5.0), number("velocity", 1, 12.0)),
+    "reacher_easy": body("reacher_easy", 2, number("position", 2, 4.0), number("to_target", 2, 0.5), number("velocity", 2, 20.0)),
+    "point_mass_easy": body("point_mass_easy", 2, number("position", 2, 0.5), number("velocity", 2, 2.0)),
+}
+
+
+def suite_task(name: str) -> Task:
+    """Returns a task of the DeepMind Control Suite, 1000 ticks an episode as there."""
+
+    def expert(noisy: bool) -> Expert:
+        return suite_experts.SuiteExpert(suite_experts.Noise() if noisy else None)
+
+    return Task(lambda: suite.make(name), expert, SUITE[name], suite.SUITE_TICKS)
+
+
+def regulator(noisy: bool) -> Expert:
+    """Returns the patrol's expert."""
+    return patrol_experts.Regulator(patrol_experts.NOISY if noisy else patrol_experts.CLEAN)
+
+
+TASKS = {
+    "patrol": Task(Patrol, regulator, PATROL, 256, patrol_experts.augment),
+    "go_to": Task(GoTo, regulator, GO_TO, 256, patrol_experts.augment),
+} | {name: suite_task(name) for name in SUITE}
+
+
+def find(name: str) -> Task:
+    """Returns the task of that name. Raises ValueError that lists the names."""
+    if name not in TASKS:
+        raise ValueError(f"no task {name!r}: there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def schema_of(names: tuple[str, ...], text_pieces: int, agent: str) -> Schema:
+    """Returns the schema of the tasks for an agent: `two_rate`, `controller_only` (the planner's fields left out) or `single_rate`
+    (the planner's fields read at every tick)."""
+    layouts = [find(name).layout for name in names]
+    if agent == "single_rate":
+        layouts = [single_rate(layout) for layout in layouts]
+    elif agent == "controller_only":
+        layouts = [dataclasses.replace(layout, planner=(), sub_goal=None) for layout in layouts]
+    elif agent != "two_rate":
+        raise ValueError(f"no agent {agent!r} can be trained: there are two_rate, single_rate and controller_only")
+    return Schema(tuple(layouts), text_pieces)
