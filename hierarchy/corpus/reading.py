@@ -155,7 +155,7 @@ def read(fields: Sequence[Field], history: History, ticks: np.ndarray, previous:
         else:
             at = ticks[:, None] - field.stride * np.arange(field.frames)
             part = np.where((at < 0)[:, :, None], EMPTY, held[:, np.maximum(at, 0)])
-        parts.append(part.reshape(history.batch, len(ticks), -1))
+        parts.append(part.reshape(history.batch, len(ticks), field.size * field.frames))
     return np.concatenate(parts, axis=2)
 
 

@@ -77,24 +77,22 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
 
 
 def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") -> tuple[int, int]:
-    """Returns the loss window [a, b): every tick of an episode is as likely to be in it as any other.
+    """Returns the loss window [a, b), drawn so that `segment_ticks` give every tick of the episode the same chance.
 
-    The window slides over both ends of the episode, so that those at an end are shorter. Without `segment_ticks` it is the
-    whole episode, or else what is left of the row after the lead-in.
+    The window slides over both ends of the episode, so that those at an end are shorter. An episode that is no longer than
+    `segment_ticks` (None: any) is taken whole, or as much of it as a row takes.
     """
-    length, ticks, most = packing.segment_ticks, encoded.ticks, packing.segment_ticks
-    if length is None:
-        layout = encoded.history.layout
-        each = tokens_per_reading(layout) + layout.action.size - 1
-        spoken = _words(encoded, "controller", np.arange(ticks), packing.controller_reread)
-        if each * ticks + sum(len(pieces) for _, pieces, _ in spoken) <= packing.controller_tokens:
-            return 0, ticks
-        length, most = max(1, packing.controller_tokens // each - packing.lead_in), packing.controller_tokens // each
-    if length >= ticks:
+    length, ticks, layout = packing.segment_ticks, encoded.ticks, encoded.history.layout
+    if length is not None and length < ticks:
+        start = int(rng.integers(1 - length, ticks))
+        return max(start, 0), min(start + length, ticks)
+    each = tokens_per_reading(layout) + layout.action.size - 1
+    spoken = _words(encoded, "controller", np.arange(ticks), packing.controller_reread)
+    if each * ticks + sum(len(pieces) for _, pieces, _ in spoken) <= packing.controller_tokens:
         return 0, ticks
-    start = int(rng.integers(1 - length, ticks))
-    stop = start + length if packing.segment_ticks else max(start, 0) + most
-    return max(start, 0), min(stop, ticks)
+    most = packing.controller_tokens // each
+    start = max(0, int(rng.integers(1 - max(1, min(most - packing.lead_in, ticks - 1)), ticks)))
+    return start, min(start + most, ticks)
 
 
 def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: tuple[int, int], packing: "Packing") -> Segment:
@@ -107,16 +105,14 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
         ValueError: no tick could bear loss within the budgets; says which one to raise.
     """
     layout = encoded.history.layout
-    begin, end = max(0, window[0] - packing.lead_in), window[1]
-    ticks = np.arange(begin, end, dtype=np.int32)
+    ticks = np.arange(max(0, window[0] - packing.lead_in), window[1], dtype=np.int32)
     controller, last = _controller(encoded, ticks, packing)
-    if len(ticks) > len(last):
-        ticks = ticks[: len(last)]
-        if len(ticks) == 0 or ticks[-1] < window[0]:
-            raise ValueError(
-                f"layout {layout.name!r}: no tick fits after a lead-in of {window[0] - begin} ticks in "
-                f"{packing.controller_tokens} controller tokens: raise controller_tokens"
-            )
+    begin, ticks = ticks[0], ticks[: len(last)]
+    if not len(ticks) or ticks[-1] < window[0]:
+        raise ValueError(
+            f"layout {layout.name!r}: no tick fits after a lead-in of {window[0] - begin} ticks in "
+            f"{packing.controller_tokens} controller tokens: raise controller_tokens"
+        )
     seen = visible(timeline, ticks) if layout.planner else np.full(len(ticks), NO_PLAN, np.int32)
     planner, span = _planner(rng, encoded, timeline, seen, packing)
     bears = (ticks >= window[0]) & _complete(seen, span.sound, packing.lead_in)
@@ -125,30 +121,18 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
             f"layout {layout.name!r}: no tick of [{window[0]}, {window[1]}) has its plans' lead-in of "
             f"{packing.planner_lead_in} ticks in {packing.planner_tokens} planner tokens: raise planner_tokens or the ratios"
         )
-    shown = np.where(seen >= span.first, seen, NO_PLAN)
-    used = np.unique(shown[shown != NO_PLAN])
-    plan = np.where(shown == NO_PLAN, NO_PLAN, np.searchsorted(used, shown)).astype(np.int32)
-    age = np.where(shown == NO_PLAN, -1, ticks - np.append(timeline.observed, 0)[shown]).astype(np.int32)
-    a_token = controller.tick - begin
-    kind = "continuous" if isinstance(layout.action.codec, Bounded) else "discrete"
+    used, plan, age = _plans(timeline, ticks, seen, span)
     action = _targets(last[bears, None] + np.arange(layout.action.size), encoded.label[ticks[bears]], layout.action.codec)
-    if encoded.sub_goal is None:
-        sub_goal = NOTHING
-    elif layout.planner:
-        updates = np.arange(span.sound, span.stop)
-        labels = encoded.sub_goal[timeline.observed[updates]]
-        sub_goal = _targets(span.last[updates - span.first], labels, layout.sub_goal.codec)
-    else:
-        sub_goal = _targets(last[bears], encoded.sub_goal[ticks[bears]], layout.sub_goal.codec)
+    bounded = isinstance(layout.action.codec, Bounded)
     return Segment(
         controller,
         planner,
-        plan_slot=span.last[used - span.first].astype(np.int32),
-        plan=plan[a_token],
-        age=age[a_token],
-        continuous=action if kind == "continuous" else NOTHING,
-        discrete=action if kind == "discrete" else NOTHING,
-        sub_goal=sub_goal,
+        plan_slot=used,
+        plan=plan[controller.tick - begin],
+        age=age[controller.tick - begin],
+        continuous=action if bounded else NOTHING,
+        discrete=NOTHING if bounded else action,
+        sub_goal=_sub_goals(encoded, timeline, span, last[bears], ticks[bears]),
         needed=int(span.last[seen[-1] - span.first]) + 1 if seen[-1] != NO_PLAN else 0,
         ticks=int(bears.sum()),
     )
@@ -173,6 +157,26 @@ class _Span(NamedTuple):
 
 
 NOTHING = Targets(*(np.zeros(0, np.int32) for _ in range(3)), np.zeros(0, np.float32))
+
+
+def _plans(timeline: Timeline, ticks: np.ndarray, seen: np.ndarray, span: _Span) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The slots of the plans that are seen; and for each tick the index of its own among them and its age."""
+    shown = np.where(seen >= span.first, seen, NO_PLAN)
+    used = np.unique(shown[shown != NO_PLAN])
+    plan = np.where(shown == NO_PLAN, -1, np.searchsorted(used, shown))
+    age = np.where(shown == NO_PLAN, -1, ticks - np.append(timeline.observed, 0)[shown])
+    return span.last[used - span.first].astype(np.int32), plan.astype(np.int32), age.astype(np.int32)
+
+
+def _sub_goals(encoded: Encoded, timeline: Timeline, span: _Span, last: np.ndarray, ticks: np.ndarray) -> Targets:
+    """At every update with its lead-in; without a planner at the last observation tokens of the ticks that bear loss."""
+    layout = encoded.history.layout
+    if encoded.sub_goal is None:
+        return NOTHING
+    if not layout.planner:
+        return _targets(last, encoded.sub_goal[ticks], layout.sub_goal.codec)
+    updates = np.arange(span.sound, span.stop)
+    return _targets(span.last[updates - span.first], encoded.sub_goal[timeline.observed[updates]], layout.sub_goal.codec)
 
 
 def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tuple[Stream, np.ndarray]:
@@ -203,7 +207,11 @@ def _planner(
     rng: np.random.Generator, encoded: Encoded, timeline: Timeline, seen: np.ndarray, packing: "Packing"
 ) -> tuple[Stream, _Span]:
     layout = encoded.history.layout
-    observed = timeline.observed[timeline.observed < encoded.ticks] if layout.planner else np.zeros(0, np.int32)
+    if not layout.planner:
+        none = np.zeros((0, 1, encoded.history.schema.planner_atoms), np.int32)
+        stream, start = _stream(none, none, np.zeros(0, np.int32), np.ones(1, bool), [])
+        return stream, _Span(0, 0, 0, start)
+    observed = timeline.observed[timeline.observed < encoded.ticks]
     spoken = _words(encoded, "planner", observed, packing.planner_reread)
     each = np.full(len(observed), tokens_per_update(layout))
     for update, pieces, _ in spoken:
