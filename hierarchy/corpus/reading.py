@@ -202,25 +202,6 @@ def words_read(changes: Sequence[int], ticks: np.ndarray, reread: int) -> list[t
     return due
 
 
-def words_at(
-    history: History, reader: str, tick: int, last_read: Mapping[str, np.ndarray], reread: int
-) -> tuple[list[list[tuple[int, int]]], dict[str, np.ndarray]]:
-    """Returns, for each episode, the (piece id, field id) of the words that `reader` reads at `tick`, and the new `last_read`.
-
-    last_read: text field to int [B], the tick of each episode's last reading of it; a field that it lacks was never read.
-    """
-    due: list[list[tuple[int, int]]] = [[] for _ in range(history.batch)]
-    read_at = {}
-    for field in words(getattr(history.layout, reader)):
-        name = history.field_ids[reader, field.name]
-        read_at[field.name] = np.array(last_read.get(field.name, np.full(history.batch, -1)))
-        for episode, changes in enumerate(history.text[field.name]):
-            if changes and words_due(changes[-1][0], read_at[field.name][episode], tick, reread):
-                due[episode] += [(piece, name) for piece in changes[-1][1]]
-                read_at[field.name][episode] = tick
-    return due, read_at
-
-
 def _tokens(history: History, reader: str, scalars: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     together = scalars.shape[2] // tokens
     shape = (*scalars.shape[:2], tokens, together)

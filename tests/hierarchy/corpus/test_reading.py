@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.corpus.codecs import encode
-from hierarchy.corpus.reading import History, controller_tokens, field_row, planner_tokens, read, words_at, words_due, words_read
+from hierarchy.corpus.reading import History, controller_tokens, field_row, planner_tokens, read, words_due, words_read
 from hierarchy.layout import EMPTY, SEPARATOR, Bounded, Continuous, Discrete, Field, Layout, Schema, single_rate
 from tests.hierarchy.corpus.corpus_toys import Letters, toy_episode, toy_layout, toy_schema
 
@@ -59,11 +59,16 @@ def test_words_are_read_alike_by_the_agent_and_from_the_recording():
             changes = whole.text[name][0]
             for reading, wording in words_read([tick for tick, _ in changes], updates, reread):
                 due[reading] += [(piece, ids["planner", name]) for piece in changes[wording][1]]
-        last_read, heard = {}, []
+        last_read, heard = {"hint": -1, "say": -1}, []
         for tick, history in grown(schema, [episode]):
-            if tick in updates:
-                now, last_read = words_at(history, "planner", tick, last_read, reread)
-                heard.append(now[0])
+            if tick not in updates:
+                continue
+            heard.append([])
+            for name, last in last_read.items():
+                changes = history.text[name][0]
+                if changes and words_due(changes[-1][0], last, tick, reread):
+                    heard[-1] += [(piece, ids["planner", name]) for piece in changes[-1][1]]
+                    last_read[name] = tick
         assert heard == due
     said = ["".join(chr(piece) for piece, field in words if field == ids["planner", "say"]) for words in due]
     assert said == ["go", "", "right", "", "", "", "", ""]
