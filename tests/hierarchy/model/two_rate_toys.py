@@ -1,0 +1,189 @@
+"""Small models of every kind, run both ways: by the agent tick by tick, and in one pass over rows packed from what it did."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from hierarchy.batch import Batch
+from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting
+from hierarchy.corpus.packing import Packing, fill
+from hierarchy.corpus.segment import Segment, cut, encode_episode
+from hierarchy.episode import Episode
+from hierarchy.layout import Layout, Schema
+from hierarchy.model.config import ModelConfig
+from hierarchy.model.network import Network, build
+from hierarchy.model.parallel import Logits, forward
+from hierarchy.timeline import Timeline
+from modules.transformer import TransformerConfig
+from tests.hierarchy.corpus.corpus_toys import Letters, toy_episode, toy_layout, toy_schema
+
+PLANNER = TransformerConfig(width=16, layers=2, heads=2, feed_forward=24, window=12)
+CONTROLLER = TransformerConfig(width=12, layers=2, heads=2, feed_forward=16, window=5)
+MODEL = ModelConfig(PLANNER, CONTROLLER, plan_vectors=2, plan_width=8, text_slots=56)
+SAYS = (
+    {"say": ((0, "go on"), (13, "to the left"), (29, "right"))},
+    {"say": ((0, "stay"),), "hint": ((5, "mind the gap"), (6, ""))},
+    {"say": ((2, "up"),)},
+)
+ROWS = 3
+
+
+class Kind(NamedTuple):
+    """One kind of model: its layout, its sizes, and the ticks of its toy episodes."""
+
+    layout: Layout
+    model: ModelConfig = MODEL
+    ticks: int = 96
+
+
+KINDS = {
+    "pooled": Kind(toy_layout()),
+    "film": Kind(toy_layout(elements=3), dataclasses.replace(MODEL, plan_read="film")),
+    "scalars": Kind(toy_layout(elements=2, pooled=False), ticks=44),
+    "discrete": Kind(toy_layout(discrete=True)),
+    "single_rate": Kind(toy_layout(elements=2, planner=False), dataclasses.replace(MODEL, planner=None)),
+    "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), dataclasses.replace(MODEL, planner=None), ticks=44),
+}
+
+
+class Toy(NamedTuple):
+    """A kind of model with weights, and its two compiled executions."""
+
+    schema: Schema
+    ticks: int
+    network: Network
+    params: dict
+    acting: Acting
+    forward: Callable[[dict, Batch], Logits]
+    packing: Packing
+
+    @property
+    def layout(self) -> Layout:
+        return self.schema.layouts[0]
+
+
+@functools.cache
+def toy(kind: str, decoding: str = "sample") -> Toy:
+    """Returns the toy of a kind; one a process, so that all its tests share what is compiled."""
+    layout, model, ticks = KINDS[kind]
+    schema = toy_schema(layout)
+    network = build(model, schema)
+    return Toy(
+        schema,
+        ticks,
+        network,
+        network.init(jax.random.key(1)),
+        compile_acting(network, schema, layout.name, decoding),
+        jax.jit(functools.partial(forward, network)),
+        budgets(schema, model, ticks),
+    )
+
+
+def budgets(schema: Schema, model: ModelConfig, ticks: int) -> Packing:
+    """Returns rows with room for the planner of three whole episodes and the controller of one, and lead-ins as long as the layers reach."""
+    slow, fast = model.planner or PLANNER, model.controller
+    each = 1 if schema.layouts[0].pooled else 12
+    return Packing(
+        rows=ROWS,
+        controller_tokens=(each + 3) * ticks + 150,
+        planner_tokens=(each + 2) * 3 * ticks,
+        plans=3 * ticks,
+        action_targets=3 * ticks + 40,
+        sub_goal_targets=3 * ticks,
+        lead_in=fast.layers * (fast.window - 1),
+        planner_lead_in=slow.layers * (slow.window - 1),
+        planner_reread=slow.window // 2,
+        controller_reread=fast.window // 2,
+    )
+
+
+def world(made: Toy, first: int = 0) -> list[Episode]:
+    """Returns three episodes, numbered from `first`, whose observations the agent will be shown and whose words differ."""
+    action = made.layout.action
+    facts = dict(elements=action.size, discrete=not hasattr(action.codec, "low"))
+    return [toy_episode(first + i, made.ticks, says=says, **facts) for i, says in enumerate(SAYS)]
+
+
+def observations(episodes: Sequence[Episode], tick: int) -> dict[str, np.ndarray]:
+    """Returns what the episodes show at a tick, stacked; text that has not been said yet is empty."""
+    shown = {name: np.stack([episode.observation[name][tick] for episode in episodes]) for name in episodes[0].observation}
+    for name in episodes[0].text:
+        said = [[wording for since, wording in episode.text[name] if since <= tick] for episode in episodes]
+        shown[name] = np.array([wordings[-1] if wordings else "" for wordings in said], object)
+    return shown
+
+
+def agent_of(made: Toy, timeline: Timeline, params: dict | None = None) -> Agent:
+    """Returns the agent under a timeline."""
+    params = made.params if params is None else params
+    return Agent(made.acting, params, timeline, horizon=made.ticks, tokenizer=Letters())
+
+
+def live(agent: Agent, episodes: Sequence[Episode]) -> tuple[list[Episode], np.ndarray, AgentState]:
+    """Returns the episodes with the agent's own actions, its logits [B, T, A, classes], and its last state."""
+    state = agent.begin([episode.seed for episode in episodes])
+    actions, logits = [], []
+    for tick in range(episodes[0].ticks):
+        action, state = agent.step(state, observations(episodes, tick))
+        actions.append(action)
+        logits.append(np.asarray(state.decoded.logits))
+    actions = np.stack(actions, axis=1)
+    lived = [dataclasses.replace(e, action=a.copy(), label=a.copy()) for e, a in zip(episodes, actions)]
+    return lived, np.stack(logits, axis=1), state
+
+
+Place = tuple[int, tuple[int, int]]
+"""Which episode, and the ticks [a, b) of it that bear loss."""
+
+
+def windows(ticks: int) -> list[list[Place]]:
+    """Returns rows of segments: a whole episode; and windows from anywhere in the others, several a row."""
+    end, third = ticks, ticks // 3
+    return [
+        [(0, (0, end))],
+        [(1, (0, third)), (2, (third, end - 9)), (0, (end - 5, end))],
+        [(2, (end - 9, end)), (1, (third + 2, 2 * third))],
+    ]
+
+
+def segments(made: Toy, lived: Sequence[Episode], timeline: Timeline, rows: list[list[Place]], **changed) -> list[list[Segment]]:
+    """Returns the segments of the rows; `changed` are budgets for the cut alone."""
+    packing, rng = dataclasses.replace(made.packing, **changed), np.random.default_rng(0)
+    encoded = [encode_episode(made.schema, made.layout.name, episode, Letters()) for episode in lived]
+    return [[cut(rng, encoded[e], timeline, window, packing) for e, window in row] for row in rows]
+
+
+def bearing(made: Toy, segment: Segment) -> np.ndarray:
+    """Returns the ticks of a segment that bear loss."""
+    targets = segment.continuous if len(segment.continuous.slot) else segment.discrete
+    return segment.controller.tick[targets.slot].reshape(-1, made.layout.action.size)[:, 0]
+
+
+def disagreement(
+    made: Toy, stepped: np.ndarray, rows: list[list[Place]], parts: list[list[Segment]], batch: Batch, params: dict | None = None
+) -> float:
+    """Returns the largest difference between the agent's logits and the parallel pass's at every tick that bears loss, over
+    max(1, largest logit)."""
+    logits = made.forward(made.params if params is None else params, batch)
+    parallel = np.asarray(logits.continuous if logits.discrete is None else logits.discrete)
+    worst = 0.0
+    for b, (places, cuts) in enumerate(zip(rows, parts)):
+        filled = 0
+        for (episode, _), segment in zip(places, cuts):
+            expected = stepped[episode, bearing(made, segment)].reshape(-1, stepped.shape[-1])
+            found = parallel[b, filled : filled + len(expected)]
+            filled += len(expected)
+            legal = expected > -1e29
+            np.testing.assert_array_equal(legal, found > -1e29)
+            scale = max(1.0, np.abs(expected[legal]).max())
+            worst = max(worst, float(np.abs(expected - found)[legal].max()) / scale)
+    return worst
+
+
+def packed(made: Toy, parts: list[list[Segment]]) -> Batch:
+    """Returns the rows as a batch."""
+    return fill(parts, made.schema, made.packing)

@@ -1,0 +1,123 @@
+"""Ids, orders and counts of layouts; the schema gives every scalar an id of its own."""
+
+import json
+
+import pytest
+
+from hierarchy.layout import (
+    BINS,
+    CONTINUOUS_START,
+    SEPARATOR,
+    Bounded,
+    Continuous,
+    Discrete,
+    Field,
+    Layout,
+    Schema,
+    Text,
+    describe,
+    id_range,
+    names,
+    scalars,
+    single_rate,
+    tokens_per_reading,
+    tokens_per_update,
+)
+
+MOTOR = Field("action", Bounded((-1.0, 0.0), (1.0, 2.0)), 2)
+STATE = Field("state", Continuous(), 3, frames=2, stride=4)
+COUNT = Field("count", Discrete(7), 2)
+SAY, HINT = Field("say", Text()), Field("hint", Text())
+
+
+def layout(**changed) -> Layout:
+    return Layout(**(dict(name="toy", planner=(STATE, SAY, COUNT, HINT), controller=(COUNT, STATE), action=MOTOR) | changed))
+
+
+def test_id_ranges_are_gatos():
+    assert id_range(Text(), 500) == (0, 500)
+    assert id_range(Discrete(7), 500) == (0, 7)
+    assert id_range(Continuous(), 500) == (32_000, 1024)
+    assert id_range(Bounded((0.0,), (1.0,), 64), 500) == (32_000, 64)
+    assert SEPARATOR == CONTINUOUS_START + BINS == 33_024
+
+
+def test_fields_stand_in_gatos_order_whatever_order_they_are_given_in():
+    assert [field.name for field in layout().planner] == ["hint", "say", "count", "state"]
+    assert layout(planner=(COUNT, HINT, STATE, SAY)) == layout()
+
+
+def test_counts():
+    assert scalars(layout().planner) == 2 + 6
+    assert names(layout().planner) == 2
+    assert (tokens_per_update(layout()), tokens_per_reading(layout())) == (1, 1)
+    assert (tokens_per_update(layout(pooled=False)), tokens_per_reading(layout(pooled=False))) == (8, 9)
+    assert tokens_per_update(layout(planner=())) == 0
+
+
+def test_every_scalar_has_a_field_id_of_its_own():
+    schema = Schema((layout(), layout(name="other", planner=(), controller=(STATE,))), text_pieces=10)
+    sizes = {"state": 6, "count": 2, "say": 1, "hint": 1, "separator": 1, "action": 2}
+    spans = [
+        range(first, first + sizes[name]) for each in ("toy", "other") for (_, name), first in schema.field_ids(each).items()
+    ]
+    taken = sorted(field for span in spans for field in span)
+    assert taken == list(range(schema.fields))
+
+
+def test_atoms_are_counted_for_pooled_layouts_alone():
+    schema = Schema((layout(), layout(name="other", pooled=False)), text_pieces=10)
+    assert (schema.planner_atoms, schema.controller_atoms) == (8, 9)
+    assert (schema.planner_names, schema.controller_names) == (2, 2)
+    flat = Schema((layout(pooled=False),), text_pieces=10)
+    assert (flat.planner_atoms, flat.controller_atoms, flat.planner_names, flat.controller_names) == (1, 1, 1, 1)
+
+
+def test_single_rate_reads_everything_once_at_every_tick():
+    alone = single_rate(layout(planner=(SAY, COUNT, STATE), controller=(Field("speed", Continuous()), COUNT)))
+    assert alone.planner == ()
+    assert [field.name for field in alone.controller] == ["say", "count", "speed", "state"]
+
+
+def test_a_schema_is_found_by_name_and_described_in_json():
+    schema = Schema((layout(),), text_pieces=10)
+    assert schema["toy"] is schema.layouts[0]
+    plain = json.loads(json.dumps(describe(schema)))
+    assert plain["layouts"][0]["action"]["codec"] == {"kind": "Bounded", "low": [-1.0, 0.0], "high": [1.0, 2.0], "bins": 1024}
+    assert describe(Schema((layout(pooled=False),), text_pieces=10)) != describe(schema)
+    for ask in (schema.__getitem__, schema.field_ids):
+        with pytest.raises(KeyError, match="no layout 'absent'"):
+            ask("absent")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Discrete(0), "1 to 1024 values, not 0"),
+        (lambda: Discrete(1025), "1 to 1024 values, not 1025"),
+        (lambda: Continuous(mu=0.0), "must be above 0"),
+        (lambda: Continuous(bound=-1.0), "must be above 0"),
+        (lambda: Bounded((0.0,), (0.0,)), "finite and low below high"),
+        (lambda: Bounded((0.0,), (float("inf"),)), "finite and low below high"),
+        (lambda: Bounded((float("nan"),), (1.0,)), "finite and low below high"),
+        (lambda: Bounded((0.0,), (1.0, 2.0)), "finite and low below high"),
+        (lambda: Bounded((0.0,), (1.0,), 1), "2 to 1024 bins"),
+        (lambda: Field("x", Continuous(), 0), "at least 1"),
+        (lambda: Field("x", Continuous(), 1, stride=0), "at least 1"),
+        (lambda: Field("x", Bounded((0.0,), (1.0,)), 2), "1 bounds for 2 elements"),
+        (lambda: Field("x", Discrete(3), frames=2, summed=True), "frames are of numbers at single ticks"),
+        (lambda: Field("x", Text(), frames=2), "frames are of numbers at single ticks"),
+        (lambda: layout(controller=(COUNT, COUNT)), "the controller reads a field twice"),
+        (lambda: layout(controller=(SAY,)), "the controller reads at least one field of numbers"),
+        (lambda: layout(planner=(SAY,)), "the planner reads at least one field of numbers"),
+        (lambda: layout(action=Field("action", Continuous())), "give an unbounded one bounds"),
+        (lambda: layout(action=SAY), "Bounded or Discrete"),
+        (lambda: Schema(()), "at least one layout"),
+        (lambda: Schema((layout(), layout()), 10), "no name twice"),
+        (lambda: Schema((layout(),)), "train a tokenizer first"),
+        (lambda: Schema((layout(),), 32_001), "there is room for 32000"),
+    ],
+)
+def test_what_is_no_layout_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
