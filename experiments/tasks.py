@@ -49,13 +49,13 @@ def cart(**how) -> tuple[Field, ...]:
 
 PATROL = Layout(
     "patrol",
-    planner=(Field("instruction", Text()), Field("pads", TRACK, 4), Field("chime", Discrete(32), summed=True), *cart(**HISTORY)),
+    planner=(Field("instruction", Text()), Field("pads", TRACK, 4, spoken=True), Field("chime", Discrete(32), summed=True), *cart(**HISTORY)),
     controller=cart(),
     action=motor(1),
     sub_goal=SUB_GOAL,
 )
 GO_TO = dataclasses.replace(
-    PATROL, name="go_to", planner=(Field("instruction", Text()), Field("pads", TRACK, 4), *cart(**HISTORY))
+    PATROL, name="go_to", planner=(Field("instruction", Text()), Field("pads", TRACK, 4, spoken=True), *cart(**HISTORY))
 )
 
 

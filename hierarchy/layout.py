@@ -84,6 +84,8 @@ class Field:
     size: scalars a tick, in row-major order (text has 1: its words are counted when they are read).
     frames, stride: the reading at tick t also holds ticks t - stride, t - 2 stride, ..., `frames` of them in all.
     summed: the reading is the sum over the ticks since the reader's previous reading (a chime, a count), encoded once.
+    spoken: numbers that are read as text always is: at the first reading after they change, one token a scalar, and again before
+        they would leave the reader's window.
     """
 
     name: str
@@ -92,14 +94,17 @@ class Field:
     frames: int = 1
     stride: int = 1
     summed: bool = False
+    spoken: bool = False
 
     def __post_init__(self) -> None:
         if min(self.size, self.frames, self.stride) < 1:
             raise ValueError(f"field {self.name!r}: size, frames and stride are at least 1")
         if isinstance(self.codec, Bounded) and len(self.codec.low) != self.size:
             raise ValueError(f"field {self.name!r}: {len(self.codec.low)} bounds for {self.size} elements")
-        if self.frames > 1 and (self.summed or isinstance(self.codec, Text)):
-            raise ValueError(f"field {self.name!r}: frames are of numbers at single ticks, not of sums or text")
+        if isinstance(self.codec, Text):
+            object.__setattr__(self, "spoken", True)
+        if (self.frames > 1) + self.summed + self.spoken > 1:
+            raise ValueError(f"field {self.name!r}: frames are of numbers at single ticks, not of sums or of what is spoken")
 
 
 PREVIOUS_ACTION = "previous_action"
@@ -111,7 +116,7 @@ class Layout:
     """One kind of episode, by name.
 
     planner: what each update reads. controller: what each tick reads. Both are kept in lexicographic order of names (Gato's
-        order), text first, then discrete fields, then the others.
+        order), spoken fields first, then discrete ones, then the others.
     action: the target of every tick, in the action's own codec; decoded element by element.
     sub_goal: a privileged field that the planner learns to predict at its updates, or None.
     pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
@@ -131,7 +136,7 @@ class Layout:
             names = [field.name for field in fields]
             if len(set(names)) != len(names):
                 raise ValueError(f"layout {self.name!r}: the {reader} reads a field twice: {names}")
-            ordered = sorted(fields, key=lambda field: (_rank(field.codec), field.name))
+            ordered = sorted(fields, key=lambda field: (_rank(field), field.name))
             object.__setattr__(self, reader, tuple(ordered))
         if not numbers(self.controller):
             raise ValueError(f"layout {self.name!r}: the controller reads at least one field of numbers")
@@ -141,18 +146,18 @@ class Layout:
             raise ValueError(f"layout {self.name!r}: an action is Bounded or Discrete; give an unbounded one bounds")
 
 
-def _rank(codec: Codec) -> int:
-    return 0 if isinstance(codec, Text) else 1 if isinstance(codec, Discrete) else 2
+def _rank(field: Field) -> int:
+    return 0 if field.spoken else 1 if isinstance(field.codec, Discrete) else 2
 
 
 def numbers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
-    """Returns the fields that are not text."""
-    return tuple(field for field in fields if not isinstance(field.codec, Text))
+    """Returns the fields that every reading holds."""
+    return tuple(field for field in fields if not field.spoken)
 
 
 def words(fields: tuple[Field, ...]) -> tuple[Field, ...]:
-    """Returns the fields that are text."""
-    return tuple(field for field in fields if isinstance(field.codec, Text))
+    """Returns the fields that are read when they change: text, and spoken numbers."""
+    return tuple(field for field in fields if field.spoken)
 
 
 def scalars(fields: tuple[Field, ...]) -> int:
@@ -162,7 +167,7 @@ def scalars(fields: tuple[Field, ...]) -> int:
 
 def names(fields: tuple[Field, ...]) -> int:
     """Returns how many discrete ids one reading of these fields has, all frames counted."""
-    return sum(field.size * field.frames for field in fields if isinstance(field.codec, Discrete))
+    return sum(field.size * field.frames for field in numbers(fields) if isinstance(field.codec, Discrete))
 
 
 def tokens_per_update(layout: Layout) -> int:
@@ -202,7 +207,9 @@ class Schema:
             raise ValueError(f"a schema has at least one layout and no name twice: {names}")
         if not 0 <= self.text_pieces <= TEXT_IDS:
             raise ValueError(f"{self.text_pieces} text pieces: there is room for {TEXT_IDS}")
-        if self.text_pieces == 0 and any(words(layout.planner + layout.controller) for layout in self.layouts):
+        if self.text_pieces == 0 and any(
+            isinstance(field.codec, Text) for layout in self.layouts for field in layout.planner + layout.controller
+        ):
             raise ValueError("a layout reads text, and the schema has no text pieces: train a tokenizer first")
 
     def __getitem__(self, name: str) -> Layout:
@@ -215,7 +222,7 @@ class Schema:
         """Returns, for one layout, (reader, field name) to the first of that field's ids.
 
         The readers are "planner", "controller" and "action"; ("controller", "separator") is the separator's. A field's ids run
-        frame by frame and, within a frame, element by element; a text field has one.
+        frame by frame and, within a frame, element by element; a text field has one (its size is 1).
         """
         first, ids = 0, {}
         for layout in self.layouts:
@@ -223,7 +230,7 @@ class Schema:
             for reader in ("planner", "controller"):
                 for field in getattr(layout, reader):
                     ids[reader, field.name] = first
-                    first += 1 if isinstance(field.codec, Text) else field.size * field.frames
+                    first += field.size * field.frames
             ids["controller", "separator"] = first
             ids["action", layout.action.name] = first + 1
             first += 1 + layout.action.size
@@ -235,7 +242,10 @@ class Schema:
     def fields(self) -> int:
         """Number of field ids."""
         return sum(
-            scalars(layout.planner) + scalars(layout.controller) + len(words(layout.planner + layout.controller)) + 1 + layout.action.size
+            scalars(layout.planner + layout.controller)
+            + sum(field.size for field in words(layout.planner + layout.controller))
+            + 1
+            + layout.action.size
             for layout in self.layouts
         )
 

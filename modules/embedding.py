@@ -5,7 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from modules.attention import pick
+
 SHARPNESS = (0.0, 4.0, 6.0)
+POSITIONS = 64
 FREQUENCIES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -45,8 +48,11 @@ class TokenEmbedding(hk.Module):
         self._features = np.concatenate([constant.repeat(names, 0), features, constant])
         self._names, self._bins, self._fields, self._lookups, self._width = names, bins, fields, lookups, width
 
-    def __call__(self, row: jax.Array, field: jax.Array) -> jax.Array:
-        """Returns [N, D] from rows and fields int32 [N, K]; atoms with a negative row are absent."""
+    def __call__(self, row: jax.Array, field: jax.Array, index: jax.Array) -> jax.Array:
+        """Returns [N, D] from rows and fields int32 [N, K]; atoms with a negative row are absent.
+
+        index: int32 [N], a token's number in its moment. Words, which share a field, are told apart by it.
+        """
         count, size = self._features.shape[1], self._width
         small = hk.initializers.RandomNormal(0.3)
         table = hk.get_parameter("names", (self._names + 1, size), init=hk.initializers.RandomNormal(1.0))
@@ -65,4 +71,7 @@ class TokenEmbedding(hk.Module):
         first = row[:, : self._lookups]
         named = (first >= 0) & (first < self._names)
         x = x + jnp.where(named[..., None], table[jnp.where(named, first, 0)], 0.0).sum(axis=1)
+        word = named[:, 0] & (there.sum(axis=-1) == 1)
+        position = hk.get_parameter("positions", (POSITIONS, size), init=hk.initializers.RandomNormal(1.0))
+        x = x + pick(position, jnp.where(word, jnp.minimum(index, POSITIONS - 1), -1))
         return x * jax.lax.rsqrt(jnp.maximum(there.sum(axis=-1, keepdims=True), 1).astype(jnp.float32))

@@ -49,7 +49,7 @@ class Cache(NamedTuple):
 def empty_cache(config: TransformerConfig, slots: int) -> Cache:
     """Returns a cache of `slots` empty slots."""
     shape = (config.heads, slots, config.width // config.heads)
-    place = Place(*(jnp.zeros(slots, jnp.int32) for _ in range(3)), jnp.zeros(slots, bool))
+    place = Place(*(jnp.zeros(slots, jnp.int32) for _ in range(4)), jnp.zeros(slots, bool))
     layers = tuple(KeyValues(jnp.zeros(shape), jnp.zeros(shape)) for _ in range(config.layers))
     return Cache(place, layers, jnp.zeros((), jnp.int32))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hierarchy.corpus.codecs import from_unit
-from hierarchy.corpus.reading import History, Pieces, controller_tokens, planner_tokens, words_due
+from hierarchy.corpus.reading import History, Pieces, controller_tokens, planner_tokens, spoken_fields, words_due
 from hierarchy.layout import EMPTY, Bounded, Layout, Schema, tokens_per_reading, tokens_per_update, words
 from hierarchy.model import stepwise
 from hierarchy.model.network import Network
@@ -214,12 +214,13 @@ def _words(state: AgentState, reader: str, acting: Acting, reread: int) -> tuple
     heard, ids = state.heard[reader], acting.schema.field_ids(acting.layout.name)
     pieces: list[list[int]] = [[] for _ in state.seeds]
     fields: list[list[int]] = [[] for _ in state.seeds]
-    for name, last in heard.fields.items():
-        for episode, changes in enumerate(state.history.text[name]):
+    for field in words(getattr(acting.layout, reader)):
+        last = heard.fields[field.name]
+        for episode, changes in enumerate(state.history.spoken[field.name]):
             if changes and words_due(changes[-1][0], int(last[episode]), state.tick, reread):
                 last[episode] = state.tick
                 pieces[episode] += changes[-1][1]
-                fields[episode] += [ids[reader, name]] * len(changes[-1][1])
+                fields[episode] += spoken_fields(field, ids[reader, field.name], changes[-1][1])
     return pieces, fields
 
 

@@ -19,6 +19,7 @@ from hierarchy.layout import (
     SEPARATOR,
     Field,
     Schema,
+    Text,
     numbers,
     tokens_per_reading,
     tokens_per_update,
@@ -46,15 +47,17 @@ class History:
         self._fields = {_key(field): field for field in numbers(both)}
         shape = {key: (batch, capacity, field.size) for key, field in self._fields.items()}
         self._held = {key: np.empty(shape[key], _dtype(field)) for key, field in self._fields.items()}
-        self.text = {field.name: [[] for _ in range(batch)] for field in words(both)}
-        self._wording = {field: [None] * batch for field in self.text}
+        self._spoken = {field.name: field for field in words(both)}
+        self.spoken = {field: [[] for _ in range(batch)] for field in self._spoken}
+        self._wording = {field: [None] * batch for field in self._spoken}
         self._rows_of = {reader: field_row(schema, name, reader) for reader in ("planner", "controller")}
         self.field_ids = schema.field_ids(name)
         separator = self.field_ids["controller", "separator"]
         self._rows_of["controller"] = np.append(self._rows_of["controller"], np.int32(separator))
         self._atoms = {"planner": schema.planner_atoms, "controller": schema.controller_atoms}
-        if self.text and tokenizer is None:
-            raise ValueError(f"layout {name!r} reads text {list(self.text)}: a tokenizer is needed")
+        text = [field.name for field in words(both) if isinstance(field.codec, Text)]
+        if text and tokenizer is None:
+            raise ValueError(f"layout {name!r} reads text {text}: a tokenizer is needed")
 
     @classmethod
     def from_episode(cls, schema: Schema, name: str, episode: Episode, tokenizer: Pieces | None = None) -> "History":
@@ -65,9 +68,15 @@ class History:
         }
         history._held = {key: held[None] for key, held in history._held.items()}
         history.ticks = episode.ticks + 1
-        for field in history.text:
-            for tick, wording in _named(episode.text, field, name, "text"):
-                history._hear(field, [wording], tick)
+        for field in history._spoken.values():
+            if isinstance(field.codec, Text):
+                for tick, wording in _named(episode.text, field.name, name, "text"):
+                    history._hear(field, [wording], tick)
+            else:
+                rows = _named(episode.observation, field.name, name, "observation")
+                ids = encode_rows(field, rows, f"layout {name!r}, field {field.name!r}")
+                changed = np.concatenate([[True], np.any(ids[1:] != ids[:-1], axis=1)])
+                history.spoken[field.name] = [[(int(tick), ids[tick].tolist()) for tick in np.flatnonzero(changed)]]
         return history
 
     def append(self, observations: Mapping[str, np.ndarray], previous_action: np.ndarray | None = None) -> None:
@@ -84,21 +93,27 @@ class History:
                 self._held[key] = np.concatenate([self._held[key], np.empty_like(self._held[key])], axis=1)
             held = self._held[key]
             held[:, self.ticks] = row + held[:, self.ticks - 1] if field.summed and self.ticks else row
-        for field in self.text:
-            self._hear(field, np.atleast_1d(_named(observations, field, self.layout.name, "text")).tolist(), self.ticks)
+        for field in self._spoken.values():
+            if isinstance(field.codec, Text):
+                wordings = np.atleast_1d(_named(observations, field.name, self.layout.name, "text")).tolist()
+            else:
+                wordings = self._encoded(field, observations, None, self.ticks).tolist()
+            self._hear(field, wordings, self.ticks)
         self.ticks += 1
 
-    def _hear(self, field: str, wordings: Sequence[str], tick: int) -> None:
+    def _hear(self, field: Field, wordings: Sequence, tick: int) -> None:
+        """Notes what each episode is told at a tick, in words or in ids, where it is not what it was told before."""
         if len(wordings) != self.batch:
-            raise ValueError(f"layout {self.layout.name!r}, text {field!r}: {len(wordings)} wordings for {self.batch} episodes")
+            raise ValueError(f"layout {self.layout.name!r}, text {field.name!r}: {len(wordings)} wordings for {self.batch} episodes")
+        text = isinstance(field.codec, Text)
         for episode, wording in enumerate(wordings):
-            if wording != self._wording[field][episode]:
-                self._wording[field][episode] = wording
-                self.text[field][episode].append((tick, self.tokenizer.encode(wording)))
+            if wording != self._wording[field.name][episode]:
+                self._wording[field.name][episode] = wording
+                self.spoken[field.name][episode].append((tick, self.tokenizer.encode(wording) if text else wording))
 
     def _encoded(self, field: Field, observations: Mapping[str, np.ndarray], actions: np.ndarray | None, tick: int) -> np.ndarray:
         """Rows [rows, size] of a field: one an episode while acting, one a tick of a recorded episode (actions given whole)."""
-        recorded = self._held[_key(field)].shape[1] == 0
+        recorded = not field.spoken and self._held[_key(field)].shape[1] == 0
         if field.name == PREVIOUS_ACTION:
             first = np.full((1 if recorded else self.batch, field.size), EMPTY, np.int32)
             if actions is None:
@@ -200,6 +215,11 @@ def words_read(changes: Sequence[int], ticks: np.ndarray, reread: int) -> list[t
             due.append((reading, wording))
             last_read = tick
     return due
+
+
+def spoken_fields(field: Field, first: int, ids: Sequence[int]) -> list[int]:
+    """Returns the field ids beside the ids of what is spoken: the words of a text share one, numbers have one an element."""
+    return [first] * len(ids) if isinstance(field.codec, Text) else list(range(first, first + len(ids)))
 
 
 def _tokens(history: History, reader: str, scalars: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hierarchy.batch import Stream, Targets
-from hierarchy.corpus.reading import History, Pieces, controller_tokens, encode_rows, planner_tokens, words_read
+from hierarchy.corpus.reading import History, Pieces, controller_tokens, encode_rows, planner_tokens, spoken_fields, words_read
 from hierarchy.episode import Episode
 from hierarchy.layout import EMPTY, Bounded, Codec, Schema, id_range, tokens_per_reading, tokens_per_update, words
 from hierarchy.timeline import NO_PLAN, Timeline, visible
@@ -255,7 +255,7 @@ def _complete(seen: np.ndarray, sound: int, lead_in: int) -> np.ndarray:
 
 
 def _stream(
-    value: np.ndarray, field: np.ndarray, ticks: np.ndarray, lasting: np.ndarray, spoken: list[tuple[int, list[int], int]]
+    value: np.ndarray, field: np.ndarray, ticks: np.ndarray, lasting: np.ndarray, spoken: list[tuple[int, list[int], list[int]]]
 ) -> tuple[Stream, np.ndarray]:
     """The tokens [N, n, K] of N readings in a line, words before their reading's numbers; and where each one's numbers begin."""
     readings, each, atoms = value.shape
@@ -266,7 +266,7 @@ def _stream(
         reading = np.concatenate([np.full(len(pieces), at) for at, pieces, _ in spoken])
         said, named = np.full((2, len(reading), atoms), EMPTY, np.int32)
         said[:, 0] = np.concatenate([pieces for _, pieces, _ in spoken])
-        named[:, 0] = np.concatenate([np.full(len(pieces), name) for _, pieces, name in spoken])
+        named[:, 0] = np.concatenate([fields for _, _, fields in spoken])
         at = start[reading]
         value, field = np.insert(value, at, said, axis=0), np.insert(field, at, named, axis=0)
         tick, lasting = np.insert(tick, at, ticks[reading]), np.insert(lasting, at, True)
@@ -274,18 +274,18 @@ def _stream(
     return Stream(value, field, tick, np.ones(len(tick), np.int32), lasting), start
 
 
-def _words(encoded: Encoded, reader: str, ticks: np.ndarray, reread: int) -> list[tuple[int, list[int], int]]:
-    """Returns (reading, piece ids, field id) of all words that a reader at `ticks` reads, in order."""
+def _words(encoded: Encoded, reader: str, ticks: np.ndarray, reread: int) -> list[tuple[int, list[int], list[int]]]:
+    """Returns (reading, ids, field ids) of all words that a reader at `ticks` reads, in order."""
     history = encoded.history
     fields = words(getattr(history.layout, reader))
     if not fields:
         return []
     spoken = []
     for field in fields:
-        changes = history.text[field.name][0]
+        changes = history.spoken[field.name][0]
         due = words_read([tick for tick, _ in changes], ticks, reread)
         spoken += [
-            (reading, changes[wording][1], history.field_ids[reader, field.name])
+            (reading, changes[wording][1], spoken_fields(field, history.field_ids[reader, field.name], changes[wording][1]))
             for reading, wording in due
             if changes[wording][1]
         ]

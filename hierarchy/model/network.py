@@ -33,7 +33,7 @@ class Planner(hk.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention."""
         config, table = self._config.planner, self._table
-        x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(table.row(value), field)
+        x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(table.row(value), field, place.index)
         x = x + linear(config.width, "time")(log_features(place.time))
         return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
 
@@ -101,7 +101,7 @@ class Controller(hk.Module):
         """
         config, table = self._config.controller, self._table
         reach = None if table.controller_words else config.window * table.tick_tokens
-        x = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)(table.row(value), field)
+        x = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)(table.row(value), field, place.index)
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach)
@@ -154,7 +154,7 @@ def build(config: ModelConfig, schema: Schema) -> Network:
 
         def init() -> None:
             value = jnp.zeros((1, 1), jnp.int32)
-            place = Place(*(jnp.zeros(1, jnp.int32) for _ in range(3)), jnp.ones(1, bool))
+            place = Place(*(jnp.zeros(1, jnp.int32) for _ in range(4)), jnp.ones(1, bool))
             reading = None
             if config.planner is not None:
                 x, _ = planner(value, value, place)

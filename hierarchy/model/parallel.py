@@ -70,7 +70,10 @@ def readings(network: Network, params: hk.Params, plan: jax.Array, index: jax.Ar
 
 def place_of(stream: Stream) -> Place:
     """Returns where the tokens of one row's stream stand."""
-    return Place(stream.tick, stream.segment, jnp.arange(stream.tick.shape[-1], dtype=jnp.int32), stream.lasting)
+    order = jnp.arange(stream.tick.shape[-1], dtype=jnp.int32)
+    new = (jnp.diff(stream.tick, prepend=-1) != 0) | (jnp.diff(stream.segment, prepend=-1) != 0)
+    first = jax.lax.cummax(jnp.where(new, order, 0))
+    return Place(stream.tick, order - first, stream.segment, order, stream.lasting)
 
 
 def legal(logits: jax.Array, targets: Targets) -> jax.Array:

@@ -128,7 +128,7 @@ def tick(
     def element(carry: tuple[Cache, jax.Array], i: jax.Array):
         cache, x = carry
         ids, unit, logits = _decode(network, layout, params, x, jax.random.fold_in(key, i), decoding)
-        place = Place(now[None], jnp.ones(1, jnp.int32), (cache.written + i)[None], jnp.zeros(1, bool))
+        place = Place(now[None], (tokens.count + i)[None], jnp.ones(1, jnp.int32), (cache.written + i)[None], jnp.zeros(1, bool))
         x, after = write(ids[None, None], (first_field + i)[None, None], place, cache, (lasting + i)[None])
         return (after, x[0]), Action(ids, unit, logits)
 
@@ -148,7 +148,7 @@ def _ingest(write, config: TransformerConfig, cache: Cache, tokens: Tokens, chun
         index = i * size + jnp.arange(size, dtype=jnp.int32)
         there = index < count
         part = [jax.lax.dynamic_slice_in_dim(buffer, i * size, size) for buffer in (value, field)]
-        place = Place(jnp.full(size, now), there.astype(jnp.int32), first + index, there)
+        place = Place(jnp.full(size, now), index, there.astype(jnp.int32), first + index, there)
         x, cache = write(*part, place, cache, jnp.where(there, (first + index) % slots, DROPPED))
         at = count - 1 - i * size
         return cache, jnp.where((at >= 0) & (at < size), x[jnp.clip(at, 0, size - 1)], last)

@@ -56,7 +56,7 @@ def test_words_are_read_alike_by_the_agent_and_from_the_recording():
     for reread in (1, 5, 12, 100):
         due = [[] for _ in updates]
         for name in ("hint", "say"):
-            changes = whole.text[name][0]
+            changes = whole.spoken[name][0]
             for reading, wording in words_read([tick for tick, _ in changes], updates, reread):
                 due[reading] += [(piece, ids["planner", name]) for piece in changes[wording][1]]
         last_read, heard = {"hint": -1, "say": -1}, []
@@ -65,7 +65,7 @@ def test_words_are_read_alike_by_the_agent_and_from_the_recording():
                 continue
             heard.append([])
             for name, last in last_read.items():
-                changes = history.text[name][0]
+                changes = history.spoken[name][0]
                 if changes and words_due(changes[-1][0], last, tick, reread):
                     heard[-1] += [(piece, ids["planner", name]) for piece in changes[-1][1]]
                     last_read[name] = tick

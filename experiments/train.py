@@ -1,0 +1,246 @@
+"""Train one agent on a corpus of recorded sources.
+
+    python -m experiments.train --agent two_rate --corpus runs/demo/corpus --out runs/demo/two_rate
+
+A corpus is a folder with one source a task (see experiments.record). Interrupt it whenever you like: the same command goes on
+from the newest checkpoint, bit for bit. The defaults are the demo's: about 8 minutes on 2 cores.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.tasks import find, schema_of
+from hierarchy.batch import Batch
+from hierarchy.corpus import text
+from hierarchy.corpus.mixture import Loader, Mixture, Part
+from hierarchy.corpus.packing import Packing
+from hierarchy.corpus.store import MANIFEST, Source
+from hierarchy.layout import Schema, describe
+from hierarchy.model.config import PRESETS, ModelConfig
+from hierarchy.model.flops import parameters
+from hierarchy.model.network import Network, build
+from hierarchy.training.checkpoint import CheckpointError, write_facts
+from hierarchy.training.learner import LearnerConfig, TrainState
+from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
+
+AgentName = Literal["two_rate", "single_rate", "controller_only"]
+TOKENIZER = "tokenizer.model"
+HELD_OUT = 0.03
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """Which sources, and how a batch is filled. Ratios are drawn uniformly from a list, in which one may stand more than once.
+
+    tasks: names of sources in the corpus; empty for all. weights: how often an episode is drawn from each, the first task's
+    first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss in a
+    segment of the controller's.
+    """
+
+    tasks: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    rows: int = 4
+    controller_tokens: int = 288
+    planner_tokens: int = 320
+    plans: int = 128
+    segment_ticks: int = 32
+    ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 32, 32, 32)
+    latencies: tuple[int, ...] = tuple(range(9))
+    loader_threads: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """agent: which model. preset: its size. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the
+    tokenizer, which is trained on the corpus' own words once."""
+
+    corpus: Path
+    out: Path
+    agent: AgentName = "two_rate"
+    preset: str = "demo"
+    text_pieces: int = 400
+    mix: Mix = Mix()
+    learner: LearnerConfig = LearnerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+
+
+def sources(config: TrainConfig) -> dict[str, Source]:
+    """Returns task name to source, those asked for or all in the corpus, by name."""
+    names = config.mix.tasks or tuple(sorted(path.parent.name for path in config.corpus.glob(f"*/{MANIFEST}")))
+    if not names:
+        raise ValueError(f"no source in {config.corpus}: record one first, `python -m experiments.record --help`")
+    return {name: Source.open(config.corpus / name) for name in names}
+
+
+def tokenizer_of(corpus: Path, among: dict[str, Source], pieces: int) -> text.Tokenizer | None:
+    """Returns the corpus' tokenizer, trained at its first use on every wording in its sources; None if there are no words."""
+    path = corpus / TOKENIZER
+    if path.exists():
+        return text.Tokenizer.load(path)
+    said = {words for source in among.values() for episode in source for changes in episode.text.values() for _, words in changes}
+    return text.train(sorted(said), pieces, path) if said else None
+
+
+def model_config(agent: AgentName, preset: str, schema: Schema, two_rate_schema: Schema) -> ModelConfig:
+    """Returns the agent's model at a preset: the preset's own, its controller alone, or one transformer of as many parameters."""
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
+    config = PRESETS[preset]
+    if agent == "two_rate":
+        return config
+    if agent == "controller_only":
+        return dataclasses.replace(config, planner=None)
+    return single_rate_config(config, parameters(build(config, two_rate_schema)), schema)
+
+
+def single_rate_config(config: ModelConfig, wanted: int, schema: Schema) -> ModelConfig:
+    """Returns one transformer at every tick: the planner's width, heads and window, a layer more, and the feed-forward size that
+    brings its non-embedding parameters closest to `wanted`."""
+
+    def at(feed_forward: int) -> ModelConfig:
+        one = dataclasses.replace(config.planner, layers=config.planner.layers + 1, feed_forward=feed_forward)
+        return dataclasses.replace(config, planner=None, controller=one)
+
+    low, high = (parameters(build(at(size), schema)) for size in (2, 4))
+    return at(max(2, 2 * round((wanted - low) / (high - low) + 1)))
+
+
+def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
+    """Returns the packing of a run: the lead-ins and rereads follow from the model's windows."""
+    mix, fast = config.mix, model.controller
+    common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows}
+    if config.agent == "single_rate":
+        return Packing(
+            controller_tokens=mix.planner_tokens,
+            planner_tokens=1,
+            plans=1,
+            action_targets=2 * mix.planner_tokens,
+            sub_goal_targets=mix.planner_tokens,
+            segment_ticks=None,
+            lead_in=0,
+            controller_reread=fast.window // 2,
+            **common,
+        )
+    slow = model.planner
+    return Packing(
+        controller_tokens=mix.controller_tokens,
+        planner_tokens=mix.planner_tokens if slow else 1,
+        plans=mix.plans if slow else 1,
+        action_targets=mix.controller_tokens,
+        sub_goal_targets=mix.planner_tokens,
+        segment_ticks=mix.segment_ticks,
+        lead_in=fast.layers * (fast.window - 1),
+        planner_lead_in=0,
+        planner_reread=slow.window // 2 if slow else 1,
+        **common,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that a training run is made of."""
+
+    network: Network
+    schema: Schema
+    tokenizer: text.Tokenizer | None
+    mixture: Mixture
+    held_out: list[Batch]
+
+
+def assemble(config: TrainConfig) -> Run:
+    """Returns the run's parts. The last episodes of every source are held out."""
+    among = sources(config)
+    tokenizer = tokenizer_of(config.corpus, among, config.text_pieces)
+    pieces = tokenizer.pieces if tokenizer else 0
+    schema = schema_of(tuple(among), pieces, config.agent)
+    network = build(model_config(config.agent, config.preset, schema, schema_of(tuple(among), pieces, "two_rate")), schema)
+    packing = packing_of(config, network.config)
+    weights = config.mix.weights or (1.0,) * len(among)
+    if len(weights) != len(among):
+        raise ValueError(f"{len(weights)} weights for the tasks {', '.join(among)}: give one each, in this order")
+    split = {name: max(1, int(len(source) * (1 - HELD_OUT))) for name, source in among.items()}
+    parts = [
+        Part(range_of(source, 0, split[name]), name, weight, find(name).augment)
+        for (name, source), weight in zip(among.items(), weights, strict=True)
+    ]
+    later = [
+        Part(range_of(source, min(split[name], len(source) - 1), len(source)), name, weight)
+        for (name, source), weight in zip(among.items(), weights, strict=True)
+    ]
+    held_out = Mixture(schema, packing, later, tokenizer)
+    batches = [held_out.batch(config.learner.seed + 1_000_003, i)[0] for i in range(4)]
+    return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer), batches)
+
+
+class range_of:  # noqa: N801 (a view, used like a function)
+    """The episodes [first, last) of a source."""
+
+    def __init__(self, source: Source, first: int, last: int):
+        self._source, self._first, self._last = source, first, last
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+    def __getitem__(self, index: int):
+        return self._source[self._first + index]
+
+
+def facts_of(config: TrainConfig, run: Run) -> dict:
+    """Returns what a checkpoint of this run is of."""
+    return {
+        "agent": config.agent,
+        "preset": config.preset,
+        "tasks": [layout.name for layout in run.schema.layouts],
+        "corpus": str(config.corpus),
+        "schema": describe(run.schema),
+        "tokenizer": run.tokenizer.hash if run.tokenizer else None,
+        "model": dataclasses.asdict(run.network.config),
+        "learner": dataclasses.asdict(config.learner),
+        "mix": dataclasses.asdict(config.mix),
+    }
+
+
+def train_run(config: TrainConfig) -> TrainState:
+    """Returns the trained state, resuming what is in `config.out`."""
+    run = assemble(config)
+    write_facts(config.out, facts_of(config, run))
+
+    def loader(step: int) -> Iterator[tuple[Batch, dict[str, float]]]:
+        return Loader(run.mixture, config.learner.seed, step, threads=config.mix.loader_threads)
+
+    return train(run.network, config.learner, config.trainer, loader, run.held_out, config.out, f"training {config.agent}")
+
+
+def cache_compilations(folder: Path) -> None:
+    """Keeps compiled programs in a folder, so that a second start is fast."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    config = tyro.cli(TrainConfig, description=__doc__)
+    cache_compilations(Path("runs/.jax_cache"))
+    try:
+        state = train_run(config)
+    except (ValueError, OSError, CheckpointError, NotFinite) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"train: {error or 'stopped'}", file=sys.stderr)
+        return 130
+    count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state.params))
+    print(f"{config.out}: {int(state.step)} steps, {count} parameters")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
