@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from envs import lqr, pads, track
+from envs.cartpole import State
 from envs.patrol import Patrol, Rules, Scene, draw_scene
 from envs.patrol_experts import Regulator
 from envs.recording import record
@@ -109,6 +110,28 @@ def test_staying_on_a_wrong_pad_costs_once_a_stay_and_the_visited_pad_nothing():
     assert walk(task, first, 120) == 1.0 - CALM.miss * task.misses
     assert task.visits == 1
     assert walk(task, first, 60) == 0.0
+
+
+def test_a_stay_is_on_one_pad_even_where_pads_touch():
+    task = Patrol(Rules(push_chance=0.0, zone=0.31, jitter=0.0, start=0.0, ticks=400), seed=5)
+    pads_on = []
+    while not task.track.ended:
+        task.advance(balanced(task, 0.3 if task.track.tick < 150 else -0.3))
+        pads_on.append(task.track.pad)
+        if len(pads_on) > 1 and pads_on[-1] != pads_on[-2] and pads_on[-1] is not None:
+            assert task.track.stayed == 1
+    assert len(set(pads_on) - {None}) >= 2
+
+
+def test_nothing_is_left_of_the_episode_before():
+    used, fresh = Patrol(seed=0), Patrol(seed=0)
+    while abs(used.track.state.x) < 1.8 and not used.track.ended:
+        used.advance(balanced(used, 2.5))
+    scene = used.scene._replace(track=used.scene.track._replace(start=State(1.79, 0.1, 1.0, 0.0)))
+    used.reset_to(scene), fresh.reset_to(scene)
+    for _ in range(20):
+        used.advance(0.5), fresh.advance(0.5)
+        assert used.track.state == fresh.track.state
 
 
 def test_a_fall_terminates_and_time_truncates():

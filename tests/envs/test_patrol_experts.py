@@ -91,21 +91,23 @@ def test_a_mirrored_episode_replays_in_a_mirrored_scene(noisy):
         assert step.reward == image.reward[t]
 
 
-def test_the_gain_is_a_fixed_point_of_its_own_cost():
-    """The best gain for one tick loses to no small change of itself, on the linear model."""
-    a, b = lqr.hold_model(1)
+@pytest.mark.parametrize("hold", [1, 4, 8])
+def test_no_small_change_of_the_gain_is_better_at_its_hold(hold):
+    """On the linear model, with the cost of every tick and not only of those at which it acts."""
+    start = np.random.default_rng(0).normal(size=(64, 4)) * (0.3, 0.05, 0.2, 0.2)
 
     def cost(gain):
-        state, total = np.array([0.3, 0.05, 0.0, 0.0]), 0.0
-        for _ in range(600):
-            action = -gain @ state
-            total += state @ lqr.STATE_COST @ state + lqr.ACTION_COST[0, 0] * action**2
-            state = a @ state + b[:, 0] * action
+        states, total = start, 0.0
+        for _ in range(600 // hold):
+            actions = -states @ gain
+            for _ in range(hold):
+                total += np.einsum("bi,ij,bj", states, lqr.STATE_COST, states) + lqr.ACTION_COST[0, 0] * np.sum(actions**2)
+                states = lqr.predict(states, actions)
         return total
 
-    best = cost(lqr.gain())
+    best = cost(lqr.gain(hold))
     for change in np.vstack([np.eye(4), -np.eye(4)]) * 0.02:
-        assert cost(lqr.gain() + change) > best
+        assert cost(lqr.gain(hold) + change) > best
 
 
 def test_holding_for_one_tick_is_the_every_tick_design():

@@ -4,7 +4,7 @@ import pytest
 from envs import lqr
 from envs.patrol import Patrol, Rules
 from envs.patrol_experts import Regulator
-from envs.patrol_references import BLIND, scripted_returns
+from envs.patrol_references import BLIND, Past, hierarchy, scripted_returns
 from envs.recording import record
 
 SEEDS = range(500, 548)
@@ -49,8 +49,8 @@ def test_no_goal_blind_policy_passes_a_tenth_of_the_expert(reference, ratio, exp
 def test_without_the_price_of_a_miss_a_blind_search_would_pass():
     """The control of the test above: it is the price that keeps goal-blind policies down."""
     free = Rules(miss=0.0)
-    search, hierarchy = (scripted_returns(name, 1, 0, SEEDS[:24], free).mean() for name in ("search", "hierarchy"))
-    assert search > 0.3 * hierarchy
+    search, expert = (scripted_returns(name, 1, 0, SEEDS[:24], free).mean() for name in ("search", "hierarchy"))
+    assert search > 0.3 * expert
 
 
 def test_seldom_or_late_goals_cost_little_and_late_actions_nearly_all(expert):
@@ -65,14 +65,15 @@ def test_seldom_or_late_goals_cost_little_and_late_actions_nearly_all(expert):
     assert score("compensated", 1, 8) < 0.5
 
 
-def test_the_hierarchy_reads_its_goals_from_the_timeline(monkeypatch):
-    seen = []
-    act = lqr.act
-    monkeypatch.setattr(lqr, "act", lambda states, goals, hold=1: seen.append(np.array(goals)) or act(states, goals, hold))
-    scripted_returns("hierarchy", 4, 2, [0])
-    task = Patrol(seed=0)
-    assert [float(goal[0]) for goal in seen[:2]] == [task.track.state.x] * 2
-    assert [float(goal[0]) for goal in seen[2:6]] == [task.goal] * 4
+@pytest.mark.parametrize(("ratio", "latency"), [(1, 0), (4, 2), (8, 20)])
+def test_the_hierarchy_knows_goals_when_its_timeline_says(monkeypatch, ratio, latency):
+    """The goal of tick t is t here, and the place to stay until the first is known is -1."""
+    monkeypatch.setattr(lqr, "act", lambda states, goals: goals)
+    act, ticks = hierarchy(ratio, latency, Rules()), np.arange(64.0)
+    states = np.full((64, 1, 4), -1.0)
+    for tick in range(64):
+        (known,) = act(Past(tick, states[: tick + 1], ticks[: tick + 1, None], np.zeros((1, 4))))
+        assert known == ((tick - latency) // ratio * ratio if tick >= latency else -1)
 
 
 def test_unknown_names_and_ranges_are_refused():
