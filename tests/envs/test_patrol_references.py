@@ -7,12 +7,17 @@ from envs.patrol_experts import Regulator
 from envs.patrol_references import BLIND, Past, hierarchy, scripted_returns
 from envs.recording import record
 
-SEEDS = range(500, 548)
+SEEDS = range(500, 532)
 
 
 @pytest.fixture(scope="module")
 def expert():
     return scripted_returns("hierarchy", 1, 0, SEEDS).mean()
+
+
+@pytest.fixture(scope="module")
+def random():
+    return scripted_returns("random", 1, 0, SEEDS).mean()
 
 
 def test_the_full_rate_hierarchy_is_the_expert():
@@ -34,14 +39,13 @@ def test_at_ratio_one_and_no_latency_every_reference_is_the_expert(reference):
         ("centre", 1),
         ("start", 1),
         ("search", 1),
-        *(("sweep", k) for k in (96, 192, 256, 512)),
-        *(("stops", k) for k in (16, 24, 32, 42, 64)),
+        *(("sweep", k) for k in (96, 256, 512)),
+        *(("stops", k) for k in (24, 32, 42)),
     ],
 )
-def test_no_goal_blind_policy_passes_a_tenth_of_the_expert(reference, ratio, expert):
+def test_no_goal_blind_policy_passes_a_tenth_of_the_expert(reference, ratio, random, expert):
     """Random is 0 and the expert 1."""
     assert reference in BLIND
-    random = scripted_returns("random", 1, 0, SEEDS[:16]).mean()
     score = (scripted_returns(reference, ratio, 0, SEEDS).mean() - random) / (expert - random)
     assert score < 0.1
 
