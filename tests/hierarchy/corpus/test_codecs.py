@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from dm_env import specs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchy.corpus.codecs import bounded_from_spec, compand, decode, encode, from_unit
@@ -37,6 +37,7 @@ def test_companded_unit_interval_uses_466_bins():
     assert len(np.unique(encode(Continuous(), np.linspace(-1, 1, 100_001)))) == 466
 
 
+@settings(deadline=None)
 @given(bounded(), st.data())
 def test_bounded_round_trip_is_within_half_a_bin(codec, data):
     share = np.array(data.draw(st.lists(st.floats(0, 1), min_size=len(codec.low), max_size=len(codec.low))))
@@ -54,6 +55,7 @@ def test_worst_action_error_is_one_in_1024():
     assert np.abs(decode(UNIT, encode(UNIT, values)) - values).max() <= 1 / 1024 + 1e-12
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         bounded(), st.builds(Continuous, st.floats(0.1, 1e3), st.floats(0.1, 1e4)), st.builds(Discrete, st.integers(1, 1024))
@@ -67,6 +69,7 @@ def test_every_id_stands_for_a_value_that_has_that_id(codec):
     np.testing.assert_array_equal(encode(codec, decode(codec, ids)), ids)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e30, 1e30), min_size=2), st.floats(0.1, 1e3), st.floats(0.1, 1e4))
 def test_continuous_ids_are_in_range_and_keep_the_order(values, mu, bound):
     ids = encode(Continuous(mu, bound), np.sort(values))
@@ -74,6 +77,7 @@ def test_continuous_ids_are_in_range_and_keep_the_order(values, mu, bound):
     assert 32000 <= ids[0] <= ids[-1] <= 33023
 
 
+@settings(deadline=None)
 @given(bounded(), st.floats(-1, 1))
 def test_unit_values_lie_inside_the_spec_and_come_back(codec, unit):
     values = from_unit(codec, np.full(len(codec.low), unit))

@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchy.corpus.codecs import encode
@@ -74,6 +74,7 @@ def test_words_are_read_alike_by_the_agent_and_from_the_recording():
     assert said == ["go", "", "right", "", "", "", "", ""]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 100), min_size=1, unique=True).map(sorted),
     st.lists(st.integers(0, 100), min_size=1, unique=True).map(sorted),
@@ -124,6 +125,7 @@ def test_an_executed_action_is_seen_one_tick_later_and_never_at_tick_0():
     np.testing.assert_array_equal(got[1:], encode(schema["toy"].action.codec, episode.action[:-1]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 39), min_size=1, unique=True).map(sorted))
 def test_a_summed_field_counts_each_tick_once(ticks):
     schema = toy_schema(toy_layout())
