@@ -104,7 +104,9 @@ class History:
     def _hear(self, field: Field, wordings: Sequence, tick: int) -> None:
         """Notes what each episode is told at a tick, in words or in ids, where it is not what it was told before."""
         if len(wordings) != self.batch:
-            raise ValueError(f"layout {self.layout.name!r}, text {field.name!r}: {len(wordings)} wordings for {self.batch} episodes")
+            raise ValueError(
+                f"layout {self.layout.name!r}, text {field.name!r}: {len(wordings)} wordings for {self.batch} episodes"
+            )
         text = isinstance(field.codec, Text)
         for episode, wording in enumerate(wordings):
             if wording != self._wording[field.name][episode]:
