@@ -23,7 +23,7 @@ class LossWeights:
     sub_goal: float = 1.0
 
 
-def cross_entropy(logits: jax.Array, targets: Targets, first_id: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def cross_entropy(logits: jax.Array, targets: Targets, first_id: int | jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the weighted sums of (loss in nats, right answers, weight) over logits [..., M, classes] of one head."""
     label = jnp.where(targets.weight > 0, targets.label - first_id, 0)
     gathered = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
@@ -47,8 +47,9 @@ def action_loss(logits: Logits, batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def sub_goal_loss(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean (loss, share of right sub-goals) over the updates of a batch."""
-    loss, right, weight = cross_entropy(logits, batch.sub_goal, CONTINUOUS_START)
+    """Returns the mean (loss, share of right sub-goals) over the updates of a batch; a sub-goal's ids may be of either range."""
+    first_id = jnp.where(batch.sub_goal.label >= CONTINUOUS_START, CONTINUOUS_START, 0)
+    loss, right, weight = cross_entropy(logits, batch.sub_goal, first_id)
     return loss / jnp.maximum(weight, 1.0), right / jnp.maximum(weight, 1.0)
 
 
