@@ -1,13 +1,18 @@
-"""I1: the parallel pass and the agent, tick by tick, give the same logits."""
+"""I1: the parallel pass and the agent, tick by tick, give the same logits; and what would part them is seen to part them."""
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hierarchy.timeline import periodic, recorded
-from tests.hierarchy.model.two_rate_toys import KINDS, agent_of, disagreement, live, packed, segments, toy, windows, world
+from hierarchy.corpus import segment
+from hierarchy.timeline import Timeline, periodic, recorded
+from tests.hierarchy.model.two_rate_toys import KINDS, Toy, agent_of, disagreement, live, packed, segments, toy, windows, world
 
 TOLERANCE = 1e-5
 TWO_RATE = [name for name, kind in KINDS.items() if kind.model.planner is not None]
-LONG = 96
+SINGLE_RATE = [name for name in KINDS if name not in TWO_RATE]
+LONG = 64
 TIMELINES = {
     "every tick": periodic(LONG, 1),
     "every tick, late": periodic(LONG, 1, 5),
@@ -22,18 +27,171 @@ TIMELINES = {
 }
 
 
-def shortened(timeline, ticks):
+def within(timeline: Timeline, ticks: int) -> Timeline:
     """The timeline without updates past the end of a shorter episode."""
     kept = timeline.observed < ticks
     return recorded(timeline.observed[kept], timeline.ready[kept])
+
+
+def parted(made: Toy, acted: Timeline, packed_as: Timeline | None = None, change=lambda batch: batch, **budgets) -> float:
+    """How far the agent under one timeline is from the parallel pass under (by default) the same one."""
+    lived, stepped, _ = live(agent_of(made, acted), world(made))
+    rows = windows(made.ticks)
+    parts = segments(made, lived, acted if packed_as is None else packed_as, rows, **budgets)
+    return disagreement(made, stepped, rows, parts, change(packed(made, parts)))
 
 
 @pytest.mark.parametrize("name", TIMELINES)
 @pytest.mark.parametrize("kind", TWO_RATE)
 def test_parallel_equals_tick_by_tick(kind, name):
     made = toy(kind)
-    timeline = shortened(TIMELINES[name], made.ticks)
-    lived, stepped, _ = live(agent_of(made, timeline), world(made))
+    assert parted(made, within(TIMELINES[name], made.ticks)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", SINGLE_RATE)
+def test_a_model_without_a_planner_too(kind):
+    assert parted(toy(kind), recorded([], [])) <= TOLERANCE
+
+
+@pytest.mark.parametrize("decoding", ["argmax", "mean"])
+def test_however_actions_are_chosen(decoding):
+    assert parted(toy("film", decoding), TIMELINES["as drawn"]) <= TOLERANCE
+
+
+@st.composite
+def runs(draw) -> Timeline:
+    """Any run that may have happened: gaps, deadlines missed, plans overtaken."""
+    observed = np.cumsum(draw(st.lists(st.integers(1, 15), min_size=1, max_size=12))) - 1
+    observed = observed[observed < LONG]
+    delays = draw(st.lists(st.integers(0, 25), min_size=len(observed), max_size=len(observed)))
+    return recorded(observed, observed + np.array(delays, int))
+
+
+@given(runs(), st.integers(0, 1000))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_any_run_that_may_have_happened(timeline, first):
+    made = toy("pooled")
+    lived, stepped, _ = live(agent_of(made, timeline), world(made, first % 50))
+    rows = windows(LONG)
+    parts = segments(made, lived, timeline, rows)
+    assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["every tick", "every tick, late"])
+def test_a_planner_that_starts_late_has_its_lead_in(name):
+    made = toy("pooled")
+    lived, stepped, _ = live(agent_of(made, TIMELINES[name]), world(made))
+    rows = windows(LONG)
+    parts = segments(made, lived, TIMELINES[name], rows, planner_tokens=90)
+    assert parts[2][0].planner.tick[0] > 0
+    assert all(len(part.planner.tick) <= 90 for row in parts for part in row)
+    assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["pooled", "scalars"])
+def test_both_caches_roll_over_twice(kind):
+    made = toy(kind)
+    timeline = periodic(made.ticks, 1)
+    lived, stepped, state = live(agent_of(made, timeline), world(made))
+    for cache, spare in ((state.planner, 0), (state.controller, made.layout.action.size - 1)):
+        slots = cache.place.time.shape[1] - spare
+        assert np.asarray(cache.written).min() > 2 * slots
     rows = windows(made.ticks)
     parts = segments(made, lived, timeline, rows)
     assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
+
+
+def test_a_second_episode_remembers_nothing_of_the_first():
+    made = toy("film")
+    agent = agent_of(made, TIMELINES["later than the next"])
+    live(agent, world(made, 5))
+    lived, after, _ = live(agent, world(made))
+    _, fresh, _ = live(agent_of(made, TIMELINES["later than the next"]), world(made))
+    np.testing.assert_array_equal(after, fresh)
+    rows = windows(made.ticks)
+    parts = segments(made, lived, agent.timeline, rows)
+    assert disagreement(made, after, rows, parts, packed(made, parts)) <= TOLERANCE
+
+
+ACTED = TIMELINES["as drawn"]
+WRONG = {
+    "plan one tick early": Timeline(ACTED.observed, ACTED.ready - 1),
+    "plan one tick late": Timeline(ACTED.observed, ACTED.ready + 1),
+    "phase not reset": periodic(LONG, 4, 2, 1),
+    "first plan waited for": periodic(LONG, 4, 2, wait_for_first=True),
+    "another ratio": periodic(LONG, 5, 2),
+    "overtaken plans gone back to": ACTED._replace(ready=np.where(np.arange(16) % 5 == 2, ACTED.ready + 9, ACTED.ready)),
+}
+
+
+@pytest.mark.parametrize("kind", ["pooled", "film"])
+@pytest.mark.parametrize("mutant", WRONG)
+def test_a_wrong_timeline_is_seen(kind, mutant):
+    assert parted(toy(kind), ACTED, WRONG[mutant]) > 10 * TOLERANCE
+
+
+def one_older(batch):
+    return batch._replace(age=np.where(batch.age >= 0, batch.age + 1, -1))
+
+
+def plans_one_back(batch):
+    return batch._replace(plan=np.maximum(batch.plan - 1, -1))
+
+
+def a_tick_later(batch):
+    stream = batch.planner
+    return batch._replace(planner=stream._replace(tick=np.where(stream.segment > 0, stream.tick + 1, 0)))
+
+
+def actions_last(batch):
+    return batch._replace(controller=batch.controller._replace(lasting=batch.controller.segment > 0))
+
+
+def rows_not_parted(batch):
+    together = [stream._replace(segment=np.minimum(stream.segment, 1)) for stream in (batch.controller, batch.planner)]
+    return batch._replace(controller=together[0], planner=together[1])
+
+
+def actions_executed_late(batch):
+    own = batch.controller.value[:, :, 0]
+    late = np.where(batch.controller.lasting | (batch.controller.segment == 0), own, np.roll(own, 1, axis=1))
+    value = batch.controller.value.copy()
+    value[:, :, 0] = late
+    return batch._replace(controller=batch.controller._replace(value=value))
+
+
+@pytest.mark.parametrize(
+    "mutant", [one_older, plans_one_back, a_tick_later, actions_last, rows_not_parted, actions_executed_late]
+)
+def test_a_wrong_batch_is_seen(mutant):
+    made = toy("film")
+    assert parted(made, ACTED, change=mutant) > 10 * TOLERANCE
+
+
+def test_sums_over_the_wrong_ticks_are_seen(monkeypatch):
+    right = segment.planner_tokens
+    monkeypatch.setattr(
+        segment, "planner_tokens", lambda history, ticks, before: right(history, ticks, np.maximum(before - 1, -1))
+    )
+    assert parted(toy("pooled"), ACTED) > 10 * TOLERANCE
+
+
+def test_words_read_at_other_times_are_seen():
+    assert parted(toy("pooled"), ACTED, planner_reread=9) > 10 * TOLERANCE
+
+
+def test_a_lead_in_too_short_is_seen():
+    made = toy("pooled")
+    assert parted(made, ACTED, lead_in=made.packing.lead_in - 1) > TOLERANCE
+    assert parted(made, TIMELINES["every tick"], planner_tokens=90, planner_lead_in=10) > TOLERANCE
+
+
+def test_other_weights_change_the_plan_and_the_logits():
+    """The toys' random plans matter: without this, none of the mutants of plans would mean anything."""
+    made = toy("pooled")
+    lived, stepped, _ = live(agent_of(made, ACTED), world(made))
+    rows = windows(LONG)
+    parts = segments(made, lived, ACTED, rows)
+    blind = packed(made, parts)
+    blind = blind._replace(plan=np.full_like(blind.plan, -1), age=np.full_like(blind.age, -1))
+    assert disagreement(made, stepped, rows, parts, blind) > 1e-2

@@ -13,7 +13,7 @@ from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting
 from hierarchy.corpus.packing import Packing, fill
 from hierarchy.corpus.segment import Segment, cut, encode_episode
 from hierarchy.episode import Episode
-from hierarchy.layout import Layout, Schema
+from hierarchy.layout import Bounded, Field, Layout, Schema
 from hierarchy.model.config import ModelConfig
 from hierarchy.model.network import Network, build
 from hierarchy.model.parallel import Logits, forward
@@ -23,7 +23,7 @@ from tests.hierarchy.corpus.corpus_toys import Letters, toy_episode, toy_layout,
 
 PLANNER = TransformerConfig(width=16, layers=2, heads=2, feed_forward=24, window=12)
 CONTROLLER = TransformerConfig(width=12, layers=2, heads=2, feed_forward=16, window=5)
-MODEL = ModelConfig(PLANNER, CONTROLLER, plan_vectors=2, plan_width=8, text_slots=56)
+MODEL = ModelConfig(PLANNER, CONTROLLER, plan_vectors=2, plan_width=8, text_slots=36)
 SAYS = (
     {"say": ((0, "go on"), (13, "to the left"), (29, "right"))},
     {"say": ((0, "stay"),), "hint": ((5, "mind the gap"), (6, ""))},
@@ -37,16 +37,24 @@ class Kind(NamedTuple):
 
     layout: Layout
     model: ModelConfig = MODEL
-    ticks: int = 96
+    ticks: int = 64
+
+
+ALONE = dataclasses.replace(MODEL, planner=None)
+SIGNS = Field("signs", Bounded((-1.0, 0.0), (1.0, 5.0), bins=64), 2, spoken=True)
+
+
+def with_signs(layout: Layout) -> Layout:
+    """Returns the layout whose planner is also told numbers when they change."""
+    return dataclasses.replace(layout, planner=(*layout.planner, SIGNS))
 
 
 KINDS = {
-    "pooled": Kind(toy_layout()),
+    "pooled": Kind(with_signs(toy_layout())),
     "film": Kind(toy_layout(elements=3), dataclasses.replace(MODEL, plan_read="film")),
-    "scalars": Kind(toy_layout(elements=2, pooled=False), ticks=44),
-    "discrete": Kind(toy_layout(discrete=True)),
-    "single_rate": Kind(toy_layout(elements=2, planner=False), dataclasses.replace(MODEL, planner=None)),
-    "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), dataclasses.replace(MODEL, planner=None), ticks=44),
+    "scalars": Kind(toy_layout(elements=2, pooled=False, discrete=True), ticks=32),
+    "single_rate": Kind(toy_layout(elements=2, planner=False), ALONE),
+    "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), ALONE, ticks=32),
 }
 
 
@@ -84,16 +92,16 @@ def toy(kind: str, decoding: str = "sample") -> Toy:
 
 
 def budgets(schema: Schema, model: ModelConfig, ticks: int) -> Packing:
-    """Returns rows with room for the planner of three whole episodes and the controller of one, and lead-ins as long as the layers reach."""
+    """Returns rows with room for the planner of two whole episodes and the controller of one; lead-ins are what layers reach."""
     slow, fast = model.planner or PLANNER, model.controller
     each = 1 if schema.layouts[0].pooled else 12
     return Packing(
         rows=ROWS,
-        controller_tokens=(each + 3) * ticks + 150,
-        planner_tokens=(each + 2) * 3 * ticks,
-        plans=3 * ticks,
-        action_targets=3 * ticks + 40,
-        sub_goal_targets=3 * ticks,
+        controller_tokens=(each + 2) * ticks + 90,
+        planner_tokens=2 * (each * ticks + 70),
+        plans=2 * ticks,
+        action_targets=3 * ticks,
+        sub_goal_targets=2 * ticks,
         lead_in=fast.layers * (fast.window - 1),
         planner_lead_in=slow.layers * (slow.window - 1),
         planner_reread=slow.window // 2,
@@ -105,7 +113,12 @@ def world(made: Toy, first: int = 0) -> list[Episode]:
     """Returns three episodes, numbered from `first`, whose observations the agent will be shown and whose words differ."""
     action = made.layout.action
     facts = dict(elements=action.size, discrete=not hasattr(action.codec, "low"))
-    return [toy_episode(first + i, made.ticks, says=says, **facts) for i, says in enumerate(SAYS)]
+    episodes = [toy_episode(first + i, made.ticks, says=says, **facts) for i, says in enumerate(SAYS)]
+    signs = np.repeat(np.random.default_rng(first).uniform((-1, 0), (1, 5), (3, 4, 2)), made.ticks // 3, axis=1)
+    return [
+        dataclasses.replace(episode, observation=episode.observation | {"signs": each[: made.ticks + 1]})
+        for episode, each in zip(episodes, signs)
+    ]
 
 
 def observations(episodes: Sequence[Episode], tick: int) -> dict[str, np.ndarray]:
@@ -141,11 +154,11 @@ Place = tuple[int, tuple[int, int]]
 
 
 def windows(ticks: int) -> list[list[Place]]:
-    """Returns rows of segments: a whole episode; and windows from anywhere in the others, several a row."""
+    """Returns rows of segments: a whole episode; and windows from anywhere in the others, two a row."""
     end, third = ticks, ticks // 3
     return [
         [(0, (0, end))],
-        [(1, (0, third)), (2, (third, end - 9)), (0, (end - 5, end))],
+        [(1, (0, third)), (2, (third, end - 9))],
         [(2, (end - 9, end)), (1, (third + 2, 2 * third))],
     ]
 

@@ -1,0 +1,90 @@
+"""What one update and one tick cost, and how large a model is: counted from its config alone, nothing is run.
+
+A multiply-add is 2 operations, an elementwise operation 1 and a transcendental one (exp, rsqrt, tanh) none, as XLA counts.
+Attention is over the whole cache, as it is executed. An update is one chunk of numbers; the words of an instruction are further
+chunks, on the few updates that read them. Gathers, scatters and copies are no arithmetic.
+"""
+
+import math
+
+import jax
+
+from hierarchy.layout import BINS, Bounded, Layout, Schema, tokens_per_reading, tokens_per_update, words
+from hierarchy.model.config import ModelConfig, sizes
+from hierarchy.model.network import Network
+from modules.embedding import POSITIONS, bin_features, head_features
+from modules.transformer import TransformerConfig
+
+BIN_FEATURES = bin_features(BINS).shape[1]
+HEAD_FEATURES = head_features(BINS).shape[1]
+LOG_FEATURES = 10
+TABLES = ("names", "fields", "positions")
+"""Parameters that are read by id: the embedding's rows of names and positions, and its matrices of fields."""
+
+# Operations an element. RMS norm: square, sum, two scalings. One score: mask, largest, difference, sum; and where it may be seen
+# (segment, order, time), worked out anew for every score, as it is fused. GELU by tanh, and the gate. One class: bias, limit,
+# centre, and the comparisons of the choice.
+NORM, SCORE, GEGLU, DECODED = 4, 4 + 12, 9, 17
+
+
+def update_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
+    """Returns the operations of one planner update of one chunk: transformer, plan, and how the controller reads it."""
+    tokens, planner, controller = tokens_per_update(layout), config.planner, config.controller
+    slots = planner.window * tokens + (config.text_slots if words(layout.planner) else 0)
+    atoms = schema.planner_atoms
+    count = _embedding(schema, planner, tokens, atoms) + _layers(planner, tokens, slots)
+    vectors = config.plan_vectors * config.plan_width
+    count += 2 * planner.width * vectors + 3 * vectors
+    return count + controller.layers * 2 * vectors * 2 * controller.width
+
+
+def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
+    """Returns the operations of one controller tick: the reading, then every element of the action."""
+    controller, reading, elements = config.controller, tokens_per_reading(layout), layout.action.size
+    slots = controller.window * reading + (config.text_slots if words(layout.controller) else 0) + elements - 1
+    count = _controller_pass(config, schema, reading, slots) + (elements - 1) * _controller_pass(config, schema, 1, slots)
+    if isinstance(layout.action.codec, Bounded):
+        head = 2 * HEAD_FEATURES * (controller.width + BINS) + DECODED * BINS
+    else:
+        head = (2 * controller.width + DECODED) * sizes(schema).discrete
+    return count + elements * head
+
+
+def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: int) -> float:
+    """Returns the operations of a control tick on average: a tick, and one `ratio`th of an update; without a planner the tick."""
+    tick = tick_flops(config, schema, layout)
+    return float(tick) if config.planner is None else tick + update_flops(config, schema, layout) / ratio
+
+
+def parameters(network: Network) -> int:
+    """Returns how many parameters the network has without its embedding's tables (`TABLES`), from shapes alone."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for module in shapes.values() for name, leaf in module.items() if name not in TABLES)
+
+
+def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, slots: int) -> int:
+    """Operations of `tokens` tokens through the controller."""
+    controller, width = config.controller, config.controller.width
+    count = _embedding(schema, controller, tokens, schema.controller_atoms) + _layers(controller, tokens, slots)
+    if config.planner is None:
+        return count
+    if config.plan_read == "film":
+        return count + controller.layers * tokens * (NORM + 3) * width
+    attended = 2 * 2 * width * width + 2 * 2 * config.plan_vectors * width
+    softmax = 4 * controller.heads * config.plan_vectors
+    return count + controller.layers * tokens * (attended + softmax + (NORM + 2) * width)
+
+
+def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: int) -> int:
+    """Operations of embedding tokens and their time or age; many tokens are embedded field by field, absent ones too."""
+    summed = atoms if tokens <= 8 else schema.fields
+    return tokens * 2 * (summed * BIN_FEATURES + LOG_FEATURES + POSITIONS + 3) * config.width
+
+
+def _layers(config: TransformerConfig, tokens: int, slots: int) -> int:
+    """Operations of `tokens` tokens through the layers, each over `slots` keys."""
+    width, wide = config.width, config.feed_forward
+    linear = 2 * width * (3 * width + width + wide + wide // 2)
+    attention = 2 * 2 * slots * width + SCORE * slots * config.heads
+    elementwise = 2 * NORM * width + 2 * 3 * width + 2 * width + GEGLU * wide // 2
+    return tokens * (config.layers * (linear + attention + elementwise) + NORM * width)

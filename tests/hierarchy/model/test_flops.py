@@ -1,0 +1,100 @@
+"""The count of operations against XLA's own analysis of the compiled update and tick, and what the report builds on it."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.tasks import schema_of
+from hierarchy.layout import tokens_per_reading, tokens_per_update
+from hierarchy.model import stepwise
+from hierarchy.model.config import PRESETS, ModelConfig
+from hierarchy.model.flops import TABLES, flops_per_tick, parameters, tick_flops, update_flops
+from hierarchy.model.network import build
+
+CASES = [
+    pytest.param(preset, task, read, id=f"{preset}-{task}-{read}")
+    for preset, task, read in (
+        ("debug", "patrol", "cross_attention"),
+        ("debug", "patrol", "film"),
+        ("debug", "reacher_easy", "cross_attention"),
+        ("demo", "patrol", "cross_attention"),
+        ("demo", "reacher_easy", "cross_attention"),
+    )
+]
+NUMBER = jax.ShapeDtypeStruct((), jnp.int32)
+
+
+def parts(preset: str, task: str, read: str = "cross_attention", agent: str = "two_rate"):
+    config: ModelConfig = dataclasses.replace(PRESETS[preset], plan_read=read)
+    if agent != "two_rate":
+        config = dataclasses.replace(config, planner=None)
+    schema = schema_of((task,), 280, agent)
+    network = build(config, schema)
+    return config, schema, schema[task], network, jax.eval_shape(network.init, jax.random.key(0))
+
+
+def tokens(count: int, atoms: int) -> stepwise.Tokens:
+    ids = jax.ShapeDtypeStruct((count, atoms), jnp.int32)
+    return stepwise.Tokens(ids, ids, NUMBER)
+
+
+def counted_by_xla(function, *arguments) -> float:
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(("preset", "task", "read"), CASES)
+def test_an_update_costs_what_xla_says(preset, task, read):
+    config, schema, layout, network, params = parts(preset, task, read)
+    cache = jax.eval_shape(lambda: stepwise.planner_cache(network, layout))
+    update = functools.partial(stepwise.update, network, layout)
+    reading = tokens(tokens_per_update(layout), schema.planner_atoms)
+    expected = counted_by_xla(update, params, cache, reading, NUMBER, NUMBER)
+    assert update_flops(config, schema, layout) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(("preset", "task", "read"), CASES)
+def test_a_tick_costs_what_xla_says(preset, task, read, monkeypatch):
+    config, schema, layout, network, params = parts(preset, task, read)
+    # XLA counts the body of a loop once: the actions' elements are unrolled for it.
+    monkeypatch.setattr(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
+    cache = jax.eval_shape(lambda: stepwise.controller_cache(network, layout))
+    plan = jax.eval_shape(functools.partial(stepwise.no_plan, network), params)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def tick(params, cache, read, now, plan, age, key):
+        return stepwise.tick(network, schema, layout, params, cache, read, 1, now, plan.reading, age, key, "argmax")
+
+    reading = tokens(tokens_per_reading(layout), schema.controller_atoms)
+    expected = counted_by_xla(tick, params, cache, reading, NUMBER, plan, NUMBER, key)
+    assert tick_flops(config, schema, layout) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_planner_update_is_worth_its_own_rate():
+    config, schema, layout, _, _ = parts("demo", "patrol")
+    assert update_flops(config, schema, layout) >= 5 * tick_flops(config, schema, layout)
+
+
+def test_the_cost_of_a_tick_falls_with_the_ratio_to_the_controllers_own():
+    config, schema, layout, _, _ = parts("demo", "patrol")
+    costs = [flops_per_tick(config, schema, layout, ratio) for ratio in (1, 2, 4, 8, 16, 32)]
+    tick, update = tick_flops(config, schema, layout), update_flops(config, schema, layout)
+    assert costs == [tick + update / ratio for ratio in (1, 2, 4, 8, 16, 32)]
+    alone, schema_alone, layout_alone, _, _ = parts("demo", "patrol", agent="single_rate")
+    assert flops_per_tick(alone, schema_alone, layout_alone, 1) == flops_per_tick(alone, schema_alone, layout_alone, 32)
+
+
+def test_parameters_are_those_that_are_multiplied_through():
+    _, _, _, network, shapes = parts("debug", "patrol")
+    sizes = {f"{module}/{name}": leaf.size for module, leaves in shapes.items() for name, leaf in leaves.items()}
+    tables = {name for name in sizes if name.rsplit("/", 1)[1] in TABLES}
+    assert tables == {f"{model}/embedding/{table}" for model in ("planner", "controller") for table in TABLES}
+    assert parameters(network) == sum(size for name, size in sizes.items() if name not in tables)
+
+
+def test_parameters_do_not_depend_on_the_number_of_fields_or_words():
+    config = PRESETS["debug"]
+    small, large = schema_of(("go_to",), 280, "two_rate"), schema_of(("go_to", "patrol"), 900, "two_rate")
+    assert parameters(build(config, small)) == parameters(build(config, large))

@@ -1,0 +1,101 @@
+"""Tokens are sums of atoms; neighbouring bins start out alike; the two ways of the embedding are one."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from modules.embedding import TokenEmbedding, bin_features, log_features
+
+NAMES, BINS, FIELDS, WIDTH = 10, 64, 7, 12
+SEPARATOR = NAMES + BINS
+
+
+def embed(row, field, index):
+    return TokenEmbedding(NAMES, BINS, FIELDS, 2, WIDTH)(row, field, index)
+
+
+MODEL = hk.without_apply_rng(hk.transform(embed))
+
+
+@pytest.fixture(scope="module")
+def apply():
+    row = jnp.zeros((1, 4), jnp.int32)
+    params = jax.jit(MODEL.init)(jax.random.key(0), row, row, row[:, 0])
+    call = jax.jit(MODEL.apply)
+
+    def embedded(row, field, index=None):
+        index = np.zeros(len(row), np.int32) if index is None else index
+        return np.asarray(call(params, jnp.asarray(row), jnp.asarray(field), jnp.asarray(index)))
+
+    return embedded
+
+
+def tokens(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of 1 to 4 atoms, names first, each atom of a field of its own."""
+    rng = np.random.default_rng(0)
+    row = np.stack([np.sort(rng.integers(0, SEPARATOR + 1, 4)) for _ in range(count)]).astype(np.int32)
+    row[np.sort(row, axis=1).argsort(axis=1) > rng.integers(1, 4, count)[:, None]] = -1
+    row[:, 2:][(row[:, 2:] >= 0) & (row[:, 2:] < NAMES)] += NAMES
+    field = np.stack([rng.permutation(FIELDS)[:4] for _ in range(count)]).astype(np.int32)
+    return row, np.where(row < 0, -1, field)
+
+
+def test_many_tokens_at_once_are_embedded_as_each_alone(apply):
+    row, field = tokens(20)
+    alone = np.concatenate([apply(row[i : i + 1], field[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(apply(row, field), alone, atol=1e-5)
+
+
+def test_a_token_is_the_scaled_sum_of_its_atoms(apply):
+    row, field = np.array([[NAMES + 3, NAMES + 50, -1, -1]]), np.array([[2, 5, -1, -1]])
+    one, two = (
+        apply(np.array([[value, -1, -1, -1]]), np.array([[name, -1, -1, -1]]))
+        for value, name in ((NAMES + 3, 2), (NAMES + 50, 5))
+    )
+    np.testing.assert_allclose(apply(row, field) * np.sqrt(2), one + two, atol=1e-5)
+
+
+def test_absent_atoms_and_empty_tokens_are_nothing(apply):
+    nothing = np.full((1, 4), -1)
+    np.testing.assert_array_equal(apply(nothing, nothing), np.zeros((1, WIDTH)))
+
+
+def test_neighbouring_bins_start_out_alike_and_far_ones_do_not(apply):
+    row = np.full((BINS, 4), -1)
+    row[:, 0] = NAMES + np.arange(BINS)
+    field = np.where(row < 0, -1, 1)
+    x = apply(row, field)
+    near = np.linalg.norm(np.diff(x, axis=0), axis=-1).max()
+    far = np.linalg.norm(x[0] - x[-1])
+    assert near < 0.5 * far
+
+
+def test_one_value_in_two_fields_is_two_things(apply):
+    row = np.full((1, 4), -1)
+    row[:, 0] = NAMES + 20
+    ones = [apply(row, np.where(row < 0, -1, field)) for field in (1, 2)]
+    assert np.abs(ones[0] - ones[1]).max() > 0.1
+
+
+def test_a_word_is_told_from_the_same_word_elsewhere_and_a_number_is_not(apply):
+    row = np.array([[4, -1, -1, -1]])
+    field = np.where(row < 0, -1, 1)
+    assert np.abs(apply(row, field, np.array([0])) - apply(row, field, np.array([1]))).max() > 0.1
+    number = np.where(row < 0, -1, NAMES + 4)
+    np.testing.assert_array_equal(apply(number, field, np.array([0])), apply(number, field, np.array([1])))
+
+
+def test_features_are_of_the_size_of_one_and_tell_bins_apart():
+    features = bin_features(1024)
+    assert np.abs(features).max() <= 1 + 1e-6
+    assert len(np.unique(features, axis=0)) == 1024
+    np.testing.assert_allclose(bin_features(64)[::-1, 1:4], -bin_features(64)[:, 1:4], atol=1e-6)
+
+
+def test_counts_have_no_largest():
+    x = np.asarray(log_features(jnp.array([0, 1, 5, 1000, 10**6])))
+    assert np.isfinite(x).all()
+    assert np.abs(x).max() < 20
+    assert len(np.unique(x.round(4), axis=0)) == 5

@@ -1,0 +1,202 @@
+"""I3, I4, I6 and I8: the planner runs once an update, nothing is compiled twice, no action is illegal, ticks agree."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from hierarchy.control.agent import Agent, compile_acting
+from hierarchy.corpus.codecs import decode, encode
+from hierarchy.corpus.packing import pack
+from hierarchy.corpus.segment import encode_episode
+from hierarchy.layout import CONTINUOUS_START, Bounded, Continuous, Discrete, Field, Layout, Schema
+from hierarchy.model.network import build
+from hierarchy.timeline import periodic, recorded
+from hierarchy.training.learner import LearnerConfig, initial_state, make_step
+from hierarchy.training.losses import LossWeights
+from tests.hierarchy.corpus.corpus_toys import Letters
+from tests.hierarchy.model.two_rate_toys import ALONE, Toy, agent_of, live, observations, packed, segments, toy, windows, world
+
+TIMELINES = [
+    periodic(64, 1),
+    periodic(64, 4, 2, 3),
+    periodic(64, 4, 11),
+    periodic(64, 16, wait_for_first=True),
+    recorded([], []),
+    recorded([0, 5, 6, 20], [9, 30, 7, 21]),
+]
+
+
+class Spy:
+    """Counts and keeps the arguments of every call."""
+
+    def __init__(self, function):
+        self.function, self.calls = function, []
+
+    def __call__(self, *arguments):
+        self.calls.append(arguments)
+        return self.function(*arguments)
+
+
+def spied(made: Toy) -> tuple[Toy, Spy, Spy]:
+    update, tick = Spy(made.acting.update), Spy(made.acting.tick)
+    return made._replace(acting=made.acting._replace(update=update, tick=tick)), update, tick
+
+
+@pytest.mark.parametrize("timeline", TIMELINES)
+def test_the_planner_runs_once_an_update(timeline):
+    made, update, tick = spied(toy("pooled"))
+    _, _, state = live(agent_of(made, timeline), world(made))
+    assert [int(call[-1]) for call in update.calls] == timeline.observed.tolist()
+    assert [int(call[4]) for call in tick.calls] == list(range(64))
+    assert state.updates == len(timeline.observed)
+
+
+def test_a_tick_needs_no_weight_of_the_planners():
+    made, _, tick = spied(toy("pooled"))
+    agent = agent_of(made, TIMELINES[1])
+    agent.step(agent.begin([0, 1, 2]), observations(world(made), 0))
+    params, *rest = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), shapes_of(made, tick))
+    without = {name: value for name, value in params.items() if not name.startswith("planner")}
+    assert 0 < len(without) < len(params)
+    jax.eval_shape(made.acting.tick.function, without, *rest)
+    lacking = {name: value for name, value in params.items() if not name.startswith("controller")}
+    with pytest.raises(ValueError, match="parameter"):
+        jax.eval_shape(made.acting.tick.function, lacking, *rest)
+
+
+def shapes_of(made: Toy, tick: Spy) -> tuple:
+    """The tick's arguments; its cache was donated, so that a fresh one stands for it."""
+    params, _, *rest = tick.calls[0]
+    fresh = agent_of(made, TIMELINES[0]).begin([0, 1, 2])
+    return params, fresh.controller, *rest
+
+
+def test_one_compiled_program_for_every_timeline_and_episode():
+    made = toy("pooled")
+    for number, timeline in enumerate(TIMELINES):
+        live(agent_of(made, timeline), world(made, 10 * number))
+    assert made.acting.update._cache_size() == 1
+    assert made.acting.tick._cache_size() == 1
+    assert made.acting.no_plan._cache_size() == 1
+
+
+def test_one_compiled_step_for_every_batch():
+    made = toy("pooled")
+    config = LearnerConfig(steps=4, planner_steps=0)
+    step, state = make_step(made.network, config, LossWeights()), initial_state(made.network, config)
+    encoded = [encode_episode(made.schema, made.layout.name, episode, Letters()) for episode in world(made)]
+    rng, figures = np.random.default_rng(0), []
+    for ratios in ((1,), (4, 16), (3, 32)):
+        packing = dataclasses.replace(made.packing, ratios=ratios, latencies=(0, 9), segment_ticks=20)
+        batch, drawn = pack(rng, lambda rng: encoded[rng.integers(3)], made.schema, packing)
+        state, metrics = step(state, batch)
+        figures.append((drawn["episodes"], float(metrics["loss"])))
+        assert bool(metrics["finite"])
+    assert len(set(figures)) == 3
+    assert step._cache_size() == 1
+
+
+def few() -> Schema:
+    """Actions of fewer ids than their heads have classes, beside others that use them all."""
+    state = (Field("state", Continuous(), 2),)
+    bounded = Field("action", Bounded((-0.5, 2.0), (0.25, 7.0), bins=40), 2)
+    return Schema(
+        (
+            Layout("five", (), state, Field("action", Discrete(5), 2)),
+            Layout("bounded", (), state, bounded),
+            Layout("many", (), state, Field("action", Discrete(60))),
+        )
+    )
+
+
+@functools.cache
+def few_network():
+    return build(ALONE, few())
+
+
+@pytest.mark.parametrize("name", ["five", "bounded"])
+def test_ten_thousand_samples_are_legal(name):
+    schema, batch, ticks = few(), 320, 32
+    network = few_network()
+    acting = compile_acting(network, schema, name, "sample")
+    agent = Agent(acting, network.init(jax.random.key(3)), recorded([], []), horizon=ticks)
+    state, rng = agent.begin(range(batch)), np.random.default_rng(0)
+    codec = schema[name].action.codec
+    ids, actions = [], []
+    for _ in range(ticks):
+        action, state = agent.step(state, {"state": rng.normal(size=(batch, 2)) * 10})
+        ids.append(np.asarray(state.decoded.ids))
+        actions.append(action)
+    ids, actions = np.concatenate(ids), np.concatenate(actions)
+    assert len(ids) > 10_000
+    first, count = (0, 5) if name == "five" else (CONTINUOUS_START, 40)
+    assert np.array_equal(np.unique(ids), np.arange(first, first + count))
+    np.testing.assert_array_equal(encode(codec, actions), ids)
+    np.testing.assert_allclose(decode(codec, ids), actions, atol=1e-6)
+    low, high = (0, 4) if name == "five" else (np.array(codec.low), np.array(codec.high))
+    assert (actions >= low).all()
+    assert (actions <= high).all()
+
+
+def test_the_mean_is_an_action_inside_its_spec():
+    schema, network = few(), few_network()
+    agent = Agent(
+        compile_acting(network, schema, "bounded", "mean"), network.init(jax.random.key(3)), recorded([], []), horizon=9
+    )
+    state, codec = agent.begin(range(16)), schema["bounded"].action.codec
+    for _ in range(9):
+        action, state = agent.step(state, {"state": np.ones((16, 2))})
+        logits = np.asarray(state.decoded.logits, np.float64)
+        share = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        share /= share.sum(axis=-1, keepdims=True)
+        centres = decode(codec, np.repeat(CONTINUOUS_START + np.arange(40)[:, None], 2, axis=1))
+        np.testing.assert_allclose(action, np.einsum("bac,ca->ba", share[:, :, :40], centres), atol=1e-5)
+        assert (share[:, :, 40:] == 0).all()
+
+
+def counted(made: Toy, reader: str, value: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """The tick that each token's counter says, for tokens that have one; -1 for the rest."""
+    mine = field == made.schema.field_ids(made.layout.name)[reader, "counter"]
+    return np.where(mine.any(axis=-1), np.where(mine, value, -1).max(axis=-1), -1)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "scalars"])
+def test_the_tick_counter_agrees_in_the_agent(kind):
+    made, update, tick = spied(toy(kind))
+    timeline = periodic(made.ticks, 4, 2, 1)
+    live(agent_of(made, timeline), world(made))
+    for reader, spy, position in (("planner", update, 4), ("controller", tick, 4)):
+        for call in spy.calls:
+            said = counted(made, reader, np.asarray(call[2].value), np.asarray(call[2].field))
+            assert (said == call[position]).sum(axis=1).tolist() == [1, 1, 1]
+            assert set(np.unique(said)) <= {-1, int(call[position])}
+
+
+@pytest.mark.parametrize("kind", ["pooled", "scalars"])
+def test_the_tick_counter_agrees_in_the_batch(kind):
+    made = toy(kind)
+    timeline = periodic(made.ticks, 4, 2, 1)
+    parts = segments(made, world(made), timeline, windows(made.ticks))
+    batch = packed(made, parts)
+    for reader, stream in (("planner", batch.planner), ("controller", batch.controller)):
+        said = counted(made, reader, stream.value, stream.field)
+        assert (said >= 0).any(axis=1).all()
+        np.testing.assert_array_equal(said[said >= 0], stream.tick[said >= 0])
+    # And the plan that a token sees observed `age` ticks before what its own counter says.
+    said = counted(made, "controller", batch.controller.value, batch.controller.field)
+    for b, n in np.argwhere((said >= 0) & (batch.plan >= 0)):
+        slot = batch.plan_slot[b, batch.plan[b, n]]
+        assert batch.planner.tick[b, slot] == said[b, n] - batch.age[b, n]
+        assert batch.planner.segment[b, slot] == batch.controller.segment[b, n]
+
+
+def test_after_a_roll_over_the_caches_hold_the_newest_ticks():
+    made = toy("pooled")
+    _, _, state = live(agent_of(made, periodic(64, 1)), world(made))
+    fast, slow = np.asarray(state.controller.place.time), np.asarray(state.planner.place.time)
+    for times, window in ((fast, 5), (slow, 12)):
+        for row in times:
+            assert set(range(64 - window, 64)) <= set(row.tolist())
