@@ -1,4 +1,4 @@
-"""JAX as every test runs it: exact products, no silent broadcasting over ranks, and compiled programs kept between runs."""
+"""JAX as every test runs it: exact products, and compiled programs kept between runs."""
 
 from pathlib import Path
 
@@ -10,4 +10,3 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_default_matmul_precision", "highest")
-jax.config.update("jax_numpy_rank_promotion", "allow")
