@@ -115,8 +115,14 @@ def world(made: Toy, first: int = 0) -> list[Episode]:
     facts = dict(elements=action.size, discrete=not hasattr(action.codec, "low"))
     episodes = [toy_episode(first + i, made.ticks, says=says, **facts) for i, says in enumerate(SAYS)]
     signs = np.repeat(np.random.default_rng(first).uniform((-1, 0), (1, 5), (3, 4, 2)), made.ticks // 3, axis=1)
+    spread = action.size if facts["discrete"] else 1
     return [
-        dataclasses.replace(episode, observation=episode.observation | {"signs": each[: made.ticks + 1]})
+        dataclasses.replace(
+            episode,
+            observation=episode.observation | {"signs": each[: made.ticks + 1]},
+            action=np.repeat(episode.action, spread, axis=1),
+            label=np.repeat(episode.label, spread, axis=1),
+        )
         for episode, each in zip(episodes, signs)
     ]
 
