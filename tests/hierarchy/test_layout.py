@@ -105,7 +105,7 @@ def test_a_schema_is_found_by_name_and_described_in_json():
         (lambda: Field("x", Continuous(), 0), "at least 1"),
         (lambda: Field("x", Continuous(), 1, stride=0), "at least 1"),
         (lambda: Field("x", Bounded((0.0,), (1.0,)), 2), "1 bounds for 2 elements"),
-        (lambda: Field("x", Discrete(3), frames=2, summed=True), "frames are of numbers at single ticks"),
+        (lambda: Field("x", Discrete(3), frames=2, summed="reading"), "frames are of numbers at single ticks"),
         (lambda: Field("x", Text(), frames=2), "frames are of numbers at single ticks"),
         (lambda: layout(controller=(COUNT, COUNT)), "the controller reads a field twice"),
         (lambda: layout(controller=(SAY,)), "the controller reads at least one field of numbers"),
