@@ -103,8 +103,8 @@ class GoTo(dm_env.Environment):
         return track.ACTION_SPEC
 
     def privileged(self) -> dict[str, np.ndarray]:
-        """Returns {"sub_goal": float32 [1]}, where the current target lies."""
-        return {"sub_goal": np.array((self.goal,), np.float32)}
+        """Returns {"sub_goal": float32 [1], "target": int32 [1]}: where the current target lies, and its colour."""
+        return {"sub_goal": np.array((self.goal,), np.float32), "target": np.array((self.target,), np.int32)}
 
     def picture(self, height: int, width: int) -> np.ndarray:
         """Returns uint8 [height, width, 3]: the track now."""

@@ -66,11 +66,12 @@ class Regulator:
 
 
 def recoloured(episode: Episode, names: np.ndarray) -> Episode:
-    """Returns the episode with colour c called names[c] (int [4], a permutation) in words and pads."""
+    """Returns the episode with colour c called names[c] (int [4], a permutation) in words, pads and target."""
     columns = np.empty_like(episode.observation["pads"])
     columns[:, names] = episode.observation["pads"]
     text = {name: tuple((tick, pads.recolour(words, names)) for tick, words in said) for name, said in episode.text.items()}
-    return dataclasses.replace(episode, observation={**episode.observation, "pads": columns}, text=text)
+    privileged = {**episode.privileged, "target": names[episode.privileged["target"]].astype(np.int32)}
+    return dataclasses.replace(episode, observation={**episode.observation, "pads": columns}, text=text, privileged=privileged)
 
 
 def mirrored(episode: Episode) -> Episode:

@@ -2,16 +2,16 @@
 
     python -m experiments.evaluate --run runs/demo/two_rate --task patrol --ratio 8 --latency 4
 
-Prints the cell's return with its interval (0 random, 100 expert) and, with --rows, appends it as a row. About 5 s for 128 episodes
-of the patrol, after some seconds of compilation.
+Prints the cell's return with its interval (0 random, 100 expert) and, with --rows, appends it as a row. About 5 s for 128
+episodes of the patrol, after some seconds of compilation.
 """
 
 import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import dm_env
 import jax
@@ -58,9 +58,7 @@ class Trained:
         """Returns the compiled acting functions of one task."""
         return compile_acting(self.network, self.schema, task, decoding)
 
-    def agent(
-        self, task: str, timeline: Timeline, horizon: int, decoding: Decoding = "mean", control: Control = "none"
-    ) -> Agent:
+    def agent(self, task: str, timeline: Timeline, horizon: int, decoding: Decoding = "mean", control: Control = "none") -> Agent:
         """Returns an agent on a timeline."""
         changed = intervention(control)
         return Agent(
@@ -121,38 +119,151 @@ def seeds_of(count: int) -> tuple[int, ...]:
     return tuple(range(FIRST_SEED, FIRST_SEED + count))
 
 
-def policy_of(
-    trained: Trained, agent: str, task: str, ratio: int, latency: int, control: Control, decoding: Decoding
-) -> Policy:
+def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
     horizon = find(task).ticks
     if agent == "held_action":
-        return HeldAction(trained.agent(task, periodic(horizon, 1), horizon, decoding), ratio)
+        return HeldAction(trained.agent(task, periodic(horizon, 1), horizon, cell.decoding), cell.ratio)
     if agent == "late_action":
-        return LateAction(trained.agent(task, periodic(horizon, 1), horizon, decoding), latency)
-    return trained.agent(task, periodic(horizon, ratio, latency), horizon, decoding, control)
+        return LateAction(trained.agent(task, periodic(horizon, 1), horizon, cell.decoding), cell.latency)
+    return trained.agent(task, periodic(horizon, cell.ratio, cell.latency), horizon, cell.decoding, cell.control)
 
 
-def measure(
-    trained: Trained,
-    task: str,
-    ratio: int,
-    latency: int,
-    episodes: int,
-    *,
-    agent: str | None = None,
-    control: Control = "none",
-    decoding: Decoding = "mean",
-    tick_ms: tuple[float, float] | None = None,
-) -> Row:
-    """Returns the row of one cell; all its episodes are stepped together.
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Where a loop is closed. agent: None for the run's own; "held_action" repeats every action for `ratio` ticks, "late_action"
+    brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits."""
 
-    agent: None for the run's own; "held_action" (an action every `ratio` ticks) or "late_action" (by `latency` ticks).
-    """
+    ratio: int = 8
+    latency: int = 0
+    agent: Literal["held_action", "late_action"] | None = None
+    control: Control = "none"
+    decoding: Decoding = "mean"
+
+
+def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tuple[float, float] | None = None) -> Row:
+    """Returns the row of one cell; all its episodes are stepped together. tick_ms: p50 and p99, measured apart at batch 1."""
     began = time.perf_counter()
-    plain = agent is None
-    policy = policy_of(trained, agent or trained.name, task, ratio, latency, control, decoding)
-    totals = returns(run(environments(task, episodes), policy, seeds_of(episodes)))
-    return row_of(trained, task, agent or trained.name, ratio, latency, totals).with_(
-        variant="" if plain else trained.name, control=control, wall_s=time.perf_counter() - began, tick_ms=tick_ms
+    agent, seeds = cell.agent or trained.name, seeds_of(episodes)
+    if cell.control != "none" and trained.network.config.planner is None:
+        raise ValueError(f"control {cell.control!r} is done to plans, and {trained.name} has none")
+    totals = returns(run(environments(task, episodes), policy_of(trained, agent, task, cell), seeds))
+    random, expert = scale(task, seeds)
+    scores = normalise(totals, random.mean(), expert.mean())
+    interval = mean_interval(scores)
+    trained_at, seen = trained_on(trained, trained.facts["mix"], cell)
+    ratio = 1 if cell.agent else cell.ratio
+    return Row(
+        task=task,
+        agent=agent,
+        variant=trained.name if cell.agent else "",
+        control=cell.control,
+        trained_at=trained_at,
+        episodes=episodes,
+        train_seed=trained.facts["learner"]["seed"],
+        normalised_return=interval.mean,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        flops_per_tick=flops_per_tick(trained.network.config, trained.schema, trained.schema[task], ratio),
+        tick_ms_p50=tick_ms and tick_ms[0],
+        tick_ms_p99=tick_ms and tick_ms[1],
+        params=parameters(trained.network),
+        wall_s=time.perf_counter() - began,
+        seen_in_training=seen,
+        returns=tuple(totals),
+        **rates(trained, task, cell),
     )
+
+
+def trained_on(trained: Trained, mix: dict, cell: Cell) -> tuple[str, bool]:
+    """Returns the row's `trained_at`, and whether the cell's ratio and latency were drawn in training."""
+    if trained.network.config.planner is None:
+        return "none", cell.agent is None
+    ratios, latencies = sorted(set(mix["ratios"])), sorted(set(mix["latencies"]))
+    name = f"k{ratios[0]}d{latencies[0]}" if len(ratios) == len(latencies) == 1 else "random"
+    return name, cell.agent is None and cell.ratio in ratios and cell.latency in latencies
+
+
+def rates(trained: Trained, task: str, cell: Cell) -> dict:
+    """Returns a row's ratio, latency and its three rates: slow Hz, fast Hz, and how old what an action rests on is, in ticks."""
+    fast, ticks = 1 / environments(task, 1)[0].tick_s, find(task).ticks
+    plans = trained.network.config.planner is not None
+    if cell.agent == "held_action":
+        own = {"ratio": cell.ratio, "latency": 0, "observation_to_action_ticks": (cell.ratio - 1) / 2}
+    elif cell.agent == "late_action":
+        own = {"ratio": 1, "latency": cell.latency, "observation_to_action_ticks": float(cell.latency)}
+    elif plans:
+        ages = age(periodic(ticks, cell.ratio, cell.latency), np.arange(ticks))
+        own = {"ratio": cell.ratio, "latency": cell.latency, "observation_to_action_ticks": 0.0}
+        own |= {"plan_age_ticks": float(ages[ages >= 0].mean())}
+    else:
+        reads_all = trained.name == "single_rate"
+        own = {"ratio": 1 if reads_all else None, "latency": 0 if reads_all else None, "observation_to_action_ticks": 0.0}
+    decided = fast / cell.ratio if cell.agent == "held_action" else fast
+    return own | {"fast_hz": decided, "slow_hz": decided / (1 if cell.agent else cell.ratio) if plans else None}
+
+
+def time_ticks(trained: Trained, task: str, ratio: int, ticks: int = 256) -> tuple[float, float]:
+    """Returns milliseconds (p50, p99) of the agent's step in a closed loop with one environment, the planner's updates inside."""
+    agent = trained.agent(task, periodic(ticks, ratio), ticks)
+    took: list[float] = []
+
+    class Timed:
+        begin = staticmethod(agent.begin)
+
+        @staticmethod
+        def step(state, observations):
+            began = time.perf_counter()
+            answer = agent.step(state, observations)
+            took.append(1e3 * (time.perf_counter() - began))
+            return answer
+
+    for _ in range(2):
+        took.clear()
+        for _ in run(environments(task, 1), Timed, seeds_of(1), ticks):
+            pass
+    p50, p99 = np.percentile(took, [50, 99])
+    return float(p50), float(p99)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """run: folder of a training run. task: any that it was trained on. episodes: stepped together, the same seeds for every cell.
+    rows: file to append the row to."""
+
+    run: Path
+    task: str = "patrol"
+    cell: tyro.conf.OmitArgPrefixes[Cell] = Cell()
+    episodes: int = 128
+    rows: Path | None = None
+
+
+def describe_row(row: Row) -> str:
+    """Returns a row in words."""
+    where = f"{row.agent} on {row.task}, ratio {row.ratio}, latency {row.latency}, control {row.control}"
+    score = f"{row.normalised_return:.1f} [{row.ci_low:.1f}, {row.ci_high:.1f}] over {row.episodes} episodes"
+    cost = f"{row.flops_per_tick / 1e6:.2f} MFLOP a tick"
+    time_ = f", {row.tick_ms_p50:.2f} ms p50, {row.tick_ms_p99:.2f} ms p99" if row.tick_ms_p50 else ""
+    return f"{where}: {score} (0 random, 100 expert; 95% bootstrap interval over episodes); {cost}{time_}"
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    config = tyro.cli(EvaluateConfig, description=__doc__)
+    cache_compilations(Path("runs/.jax_cache"))
+    try:
+        trained = load(config.run)
+        if config.task not in trained.facts["tasks"]:
+            raise ValueError(f"{config.run} was trained on {', '.join(trained.facts['tasks'])}, and not on {config.task!r}")
+        row = measure(trained, config.task, config.cell, config.episodes, time_ticks(trained, config.task, config.cell.ratio))
+        if config.rows:
+            append(config.rows, row)
+    except (ValueError, OSError, CheckpointError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    print(describe_row(row))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

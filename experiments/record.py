@@ -14,10 +14,10 @@ from pathlib import Path
 import tyro
 from rich.progress import track
 
+from envs.recording import record
 from experiments.tasks import find
 from hierarchy.corpus.store import MANIFEST, Source, finished, write_source
 from hierarchy.episode import Episode
-from envs.recording import record
 
 LICENCE = "Apache-2.0"
 
@@ -54,8 +54,8 @@ def record_source(config: RecordConfig) -> Source:
 def _as_asked(source: Source, config: RecordConfig) -> Source:
     if source.manifest["name"] != config.task or len(source) != config.episodes:
         raise ValueError(
-            f"{config.out} holds {len(source)} episodes of {source.manifest['name']!r}, and {config.episodes} of {config.task!r} are "
-            "asked for: remove that folder or name another"
+            f"{config.out} holds {len(source)} episodes of {source.manifest['name']!r}, and {config.episodes} of {config.task!r} "
+            "are asked for: remove that folder or name another"
         )
     return source
 

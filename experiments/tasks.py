@@ -1,4 +1,4 @@
-"""The tasks by name: a world, its expert, and the layout that turns its ticks into tokens. The one place that puts them together."""
+"""The tasks by name: a world, its expert, and the layout that turns its ticks into tokens, put together here alone."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import numpy as np
 
 from envs import patrol_experts, suite, suite_experts
 from envs.go_to import GoTo
+from envs.noise import Noise
 from envs.patrol import Patrol
 from envs.recording import Expert
 from hierarchy.episode import Episode
@@ -38,7 +39,7 @@ def number(name: str, size: int, bound: float, mu: float = 20.0, **how) -> Field
 
 
 TRACK = Bounded((-1.2,) * 4, (1.2,) * 4)
-SUB_GOAL = Field("sub_goal", Bounded((-1.2,), (1.2,), bins=64))
+SUB_GOAL = Field("target", Discrete(4))
 HISTORY = {"frames": 4, "stride": 8}
 
 
@@ -49,7 +50,12 @@ def cart(**how) -> tuple[Field, ...]:
 
 PATROL = Layout(
     "patrol",
-    planner=(Field("instruction", Text()), Field("pads", TRACK, 4, spoken=True), Field("chime", Discrete(32), summed=True), *cart(**HISTORY)),
+    planner=(
+        Field("instruction", Text()),
+        Field("pads", TRACK, 4, spoken=True),
+        Field("chime", Discrete(32), summed="episode"),
+        *cart(**HISTORY),
+    ),
     controller=cart(),
     action=motor(1),
     sub_goal=SUB_GOAL,
@@ -76,7 +82,7 @@ def suite_task(name: str) -> Task:
     """Returns a task of the DeepMind Control Suite, 1000 ticks an episode as there."""
 
     def expert(noisy: bool) -> Expert:
-        return suite_experts.SuiteExpert(suite_experts.Noise() if noisy else None)
+        return suite_experts.SuiteExpert(Noise() if noisy else None)
 
     return Task(lambda: suite.make(name), expert, SUITE[name], suite.SUITE_TICKS)
 
@@ -100,8 +106,8 @@ def find(name: str) -> Task:
 
 
 def schema_of(names: tuple[str, ...], text_pieces: int, agent: str) -> Schema:
-    """Returns the schema of the tasks for an agent: `two_rate`, `controller_only` (the planner's fields left out) or `single_rate`
-    (the planner's fields read at every tick)."""
+    """Returns the schema of the tasks for an agent: `two_rate`, `controller_only` (the planner's fields left out) or
+    `single_rate` (the planner's fields read at every tick)."""
     layouts = [find(name).layout for name in names]
     if agent == "single_rate":
         layouts = [single_rate(layout) for layout in layouts]

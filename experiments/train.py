@@ -40,8 +40,8 @@ class Mix:
     """Which sources, and how a batch is filled. Ratios are drawn uniformly from a list, in which one may stand more than once.
 
     tasks: names of sources in the corpus; empty for all. weights: how often an episode is drawn from each, the first task's
-    first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss in a
-    segment of the controller's.
+    first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss
+    in a segment of the controller's.
     """
 
     tasks: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ def assemble(config: TrainConfig) -> Run:
     return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer), batches)
 
 
-class range_of:  # noqa: N801 (a view, used like a function)
+class range_of:
     """The episodes [first, last) of a source."""
 
     def __init__(self, source: Source, first: int, last: int):

@@ -7,7 +7,7 @@ tick, and what the action is; a `Schema` is the set of layouts that one set of w
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 TEXT_IDS = 32_000
 DISCRETE_IDS = 1024
@@ -83,7 +83,8 @@ class Field:
 
     size: scalars a tick, in row-major order (text has 1: its words are counted when they are read).
     frames, stride: the reading at tick t also holds ticks t - stride, t - 2 stride, ..., `frames` of them in all.
-    summed: the reading is the sum over the ticks since the reader's previous reading (a chime, a count), encoded once.
+    summed: the reading is a sum, encoded once: over the ticks after the reader's previous reading ("reading": what happened
+        since), or over all ticks so far ("episode": how often it has happened); "" for the value itself.
     spoken: numbers that are read as text always is: at the first reading after they change, one token a scalar, and again before
         they would leave the reader's window.
     """
@@ -93,7 +94,7 @@ class Field:
     size: int = 1
     frames: int = 1
     stride: int = 1
-    summed: bool = False
+    summed: Literal["", "reading", "episode"] = ""
     spoken: bool = False
 
     def __post_init__(self) -> None:
@@ -103,7 +104,7 @@ class Field:
             raise ValueError(f"field {self.name!r}: {len(self.codec.low)} bounds for {self.size} elements")
         if isinstance(self.codec, Text):
             object.__setattr__(self, "spoken", True)
-        if (self.frames > 1) + self.summed + self.spoken > 1:
+        if (self.frames > 1) + bool(self.summed) + self.spoken > 1:
             raise ValueError(f"field {self.name!r}: frames are of numbers at single ticks, not of sums or of what is spoken")
 
 

@@ -19,20 +19,24 @@ class KeyValues(NamedTuple):
 
 
 def rotation(time: jax.Array, size: int, longest: int) -> tuple[jax.Array, jax.Array]:
-    """Returns cos and sin [N, size/2] of rotary angles (RoFormer, arXiv 2104.09864) of integer times [N].
+    """Returns cos and sin [N, size/4] of rotary angles (RoFormer, arXiv 2104.09864) of integer times [N].
 
     Periods are whole numbers from 4 to `longest`, so that angles are exact however late the time is.
     """
-    periods = np.unique(np.geomspace(4, max(longest, 4), size // 2).round().astype(np.int32))
-    periods = jnp.asarray(np.resize(periods, size // 2))
+    count = max(size // 4, 1)
+    periods = jnp.asarray(np.geomspace(4, max(longest, 4), count).round().astype(np.int32))
     angle = 2 * jnp.pi * (time[:, None] % periods).astype(jnp.float32) / periods
     return jnp.cos(angle), jnp.sin(angle)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Returns [H, N, size] with every pair of its last axis turned by its time's angle."""
-    a, b = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+    """Returns [H, N, size] with pairs of its first half turned by their time's angle.
+
+    The other half stays, so that what was said long ago can be found by what it says, whatever the time between.
+    """
+    count = cos.shape[-1]
+    a, b, rest = x[..., :count], x[..., count : 2 * count], x[..., 2 * count :]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:

@@ -24,6 +24,30 @@ def bin_features(bins: int) -> np.ndarray:
     return np.stack([np.ones(bins), *bent, *waves], axis=-1).astype(np.float32)
 
 
+def head_features(bins: int, waves: int = 16) -> np.ndarray:
+    """Returns float32 [bins, features] that logits over bins are made of: Fourier features of the bin centres up to `waves` half
+    turns, powers, and the two outermost bins by themselves, where saturated values gather."""
+    centre = (np.arange(bins) + 0.5) * 2 / bins - 1
+    parts = [wave(np.pi / 2 * f * centre) for f in range(1, waves + 1) for wave in (np.sin, np.cos)]
+    ends = [np.arange(bins) == 0, np.arange(bins) == bins - 1]
+    return np.stack([centre, centre**2, *parts, *ends], axis=-1).astype(np.float32)
+
+
+class BinHead(hk.Module):
+    """Logits over bins of continuous values, smooth along the bins: what is learnt about one bin holds for its neighbours."""
+
+    def __init__(self, bins: int, name: str):
+        super().__init__(name=name)
+        self._features = head_features(bins)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, bins] from outputs [M, D]."""
+        bins, count = self._features.shape
+        bias = hk.get_parameter("bias", (bins,), init=jnp.zeros)
+        small = hk.initializers.VarianceScaling(0.01)
+        return hk.Linear(count, w_init=small, name="weights")(x) @ jnp.asarray(self._features).T + bias
+
+
 def log_features(count: jax.Array) -> jax.Array:
     """Returns float32 [N, features] of log(1 + count) for counts >= 0 (an age, a time): smooth, and without a largest one."""
     x = jnp.log1p(count.astype(jnp.float32))[:, None]

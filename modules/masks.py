@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 
 class Place(NamedTuple):
     """Where N tokens stand, as int32 [N].
 
-    time: the moment of the token. index: its number among the tokens of its moment. segment: tokens see their own segment alone; 0 marks a place with no token.
-    order: rises along the stream. lasting: bool [N], whether tokens of later times may see this one.
+    time: the moment of the token. index: its number among the tokens of its moment. segment: tokens see their own segment alone;
+    0 marks a place with no token. order: rises along the stream. lasting: bool [N], whether tokens of later times may see this
+    one.
     """
 
     time: jax.Array

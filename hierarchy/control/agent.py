@@ -122,7 +122,9 @@ class Agent:
         def repeat(tree):
             return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
 
-        nothing = {reader: Heard(-1, {f.name: np.full(batch, -1) for f in words(getattr(layout, reader))}, []) for reader in READERS}
+        nothing = {
+            reader: Heard(-1, {f.name: np.full(batch, -1) for f in words(getattr(layout, reader))}, []) for reader in READERS
+        }
         return AgentState(
             tick=0,
             seeds=np.asarray(seeds, np.uint32),
@@ -139,7 +141,8 @@ class Agent:
     def step(self, state: AgentState, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, AgentState]:
         """Returns the actions [B, A] (discrete: int [B]) of this tick, and the state after it.
 
-        observations: name to [B, ...], text as [B] of str. Raises ValueError for what the layout cannot read, and past the horizon.
+        observations: name to [B, ...], text as [B] of str. Raises ValueError for what the layout cannot read, and past
+        the horizon.
         """
         now = state.tick
         if now >= self._horizon:

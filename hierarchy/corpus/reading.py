@@ -156,7 +156,8 @@ def encode_rows(field: Field, values: np.ndarray, where: str, tick: int | None =
 def read(fields: Sequence[Field], history: History, ticks: np.ndarray, previous: np.ndarray) -> np.ndarray:
     """Returns int32 [B, N, atoms]: the numbers of `fields` read at `ticks` [N], EMPTY for frames before tick 0.
 
-    previous: [N], the tick of the reader's reading before each; -1 for none. A summed field adds up the ticks after it.
+    previous: [N], the tick of the reader's reading before each; -1 for none. A field summed by "reading" adds up the
+    ticks after it.
     """
     ticks, previous = np.asarray(ticks), np.asarray(previous)
     if ticks.size and not (ticks.min() >= 0 and ticks.max() < history.ticks and np.all(previous < ticks)):
@@ -165,7 +166,8 @@ def read(fields: Sequence[Field], history: History, ticks: np.ndarray, previous:
     for field in numbers(tuple(fields)):
         held = history._held[_key(field)]
         if field.summed:
-            before = np.where(previous[:, None] < 0, 0, held[:, np.maximum(previous, 0)])
+            start = (previous < 0) | (field.summed == "episode")
+            before = np.where(start[:, None], 0, held[:, np.maximum(previous, 0)])
             part = _summed(field, held[:, ticks] - before, ticks)
         elif field.frames == 1:
             part = held[:, ticks]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from hierarchy.layout import BINS, Schema
 from hierarchy.model.config import ModelConfig, Sizes, sizes
 from modules.attention import KeyValues, attend_own, linear, norm, split_heads
-from modules.embedding import TokenEmbedding, log_features
+from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
 from modules.transformer import Cache, Transformer
 
@@ -33,7 +33,9 @@ class Planner(hk.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention."""
         config, table = self._config.planner, self._table
-        x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(table.row(value), field, place.index)
+        x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(
+            table.row(value), field, place.index
+        )
         x = x + linear(config.width, "time")(log_features(place.time))
         return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
 
@@ -45,7 +47,7 @@ class Planner(hk.Module):
 
     def sub_goal(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, bins] of the sub-goal from outputs [M, D]."""
-        return hk.Linear(self._table.sub_goal, name="sub_goal")(x)
+        return BinHead(self._table.sub_goal, name="sub_goal")(x)
 
 
 class Controller(hk.Module):
@@ -101,7 +103,8 @@ class Controller(hk.Module):
         """
         config, table = self._config.controller, self._table
         reach = None if table.controller_words else config.window * table.tick_tokens
-        x = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)(table.row(value), field, place.index)
+        embed = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)
+        x = embed(table.row(value), field, place.index)
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach)
@@ -112,7 +115,7 @@ class Controller(hk.Module):
 
     def continuous(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, 1024] over bins from outputs [M, D]."""
-        return hk.Linear(BINS, name="continuous")(x)
+        return BinHead(BINS, name="continuous")(x)
 
     def discrete(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, classes] over discrete actions from outputs [M, D]."""
@@ -120,7 +123,7 @@ class Controller(hk.Module):
 
     def sub_goal(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, bins] of the sub-goal, where no planner is there to predict it."""
-        return hk.Linear(self._table.sub_goal, name="sub_goal")(x)
+        return BinHead(self._table.sub_goal, name="sub_goal")(x)
 
 
 def unit_mean_square(x: jax.Array) -> jax.Array:

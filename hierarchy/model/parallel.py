@@ -13,7 +13,7 @@ from modules.masks import Place
 
 
 class Logits(NamedTuple):
-    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal classes are masked."""
+    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal ones are masked."""
 
     continuous: jax.Array
     discrete: jax.Array | None

@@ -166,10 +166,7 @@ def _decode(network: Network, layout: Layout, params: hk.Params, x: jax.Array, k
     head, limit = (network.continuous, codec.bins) if bounded else (network.discrete, codec.values)
     logits = head(params, x[None])[0]
     logits = jnp.where(jnp.arange(logits.shape[0]) < limit, logits, MASKED)
-    if decoding == "sample":
-        choice = jax.random.categorical(key, logits)
-    else:
-        choice = jnp.argmax(logits)
+    choice = jax.random.categorical(key, logits) if decoding == "sample" else jnp.argmax(logits)
     if not bounded:
         return choice.astype(jnp.int32), choice.astype(jnp.float32), logits
     centres = (jnp.arange(BINS) + 0.5) * 2 / limit - 1

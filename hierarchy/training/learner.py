@@ -52,7 +52,8 @@ class TrainState(NamedTuple):
 def rate(config: LearnerConfig) -> optax.Schedule:
     """Returns the learning rate by step: a linear warm-up and a cosine over all steps."""
     warm_up = min(config.rate_warm_up, max(config.steps - 1, 1))
-    return optax.warmup_cosine_decay_schedule(0.0, config.peak_rate, warm_up, max(config.steps, warm_up + 1), config.final_rate * config.peak_rate)
+    steps, final = max(config.steps, warm_up + 1), config.final_rate * config.peak_rate
+    return optax.warmup_cosine_decay_schedule(0.0, config.peak_rate, warm_up, steps, final)
 
 
 def optimizer(config: LearnerConfig) -> optax.GradientTransformation:
@@ -73,7 +74,10 @@ def initial_state(network: Network, config: LearnerConfig) -> TrainState:
     return TrainState(params, optimizer(config).init(params), jnp.zeros((), jnp.int32))
 
 
-def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> Step:
     """Returns the compiled step under these weights: (state, batch) to (state, metrics). The given state is donated.
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were; `metrics["finite"]` says so.

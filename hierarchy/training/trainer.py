@@ -78,8 +78,8 @@ def train(
             if not bool(metrics["finite"]):
                 save(manager, state)
                 raise NotFinite(
-                    f"step {number}: loss {float(metrics['loss'])}, gradient norm {float(metrics['gradient_norm'])}; parameters are "
-                    f"those before it, its batch is in {save_batch(folder, number, batch)}"
+                    f"step {number}: loss {float(metrics['loss'])}, gradient norm {float(metrics['gradient_norm'])}; parameters "
+                    f"are those before it, its batch is in {save_batch(folder, number, batch)}"
                 )
             log.count(waited, time.perf_counter() - began, stats)
             if number % trainer.log_every == 0 or number + 1 == learner.steps:

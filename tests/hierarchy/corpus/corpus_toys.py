@@ -28,7 +28,7 @@ def toy_layout(
         Field("counter", Discrete(1024)),
         Field("number", Discrete(64)),
         Field("state", Continuous(), 2, frames=3, stride=4),
-        Field("chime", Discrete(1024), summed=True),
+        Field("chime", Discrete(1024), summed="reading"),
     )
     fast = (Field("counter", Discrete(1024)), Field("number", Discrete(64)), Field("previous_action", codec, elements))
     state = Field("state", Bounded((-9.0, -9.0), (9.0, 9.0)), 2, frames=2)

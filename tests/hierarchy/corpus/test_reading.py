@@ -201,7 +201,7 @@ def test_ticks_that_are_not_there_yet_cannot_be_read():
 
 
 def test_a_sum_out_of_its_range_is_named():
-    schema = one_field(Discrete(3), summed=True)
+    schema = one_field(Discrete(3), summed="reading")
     history = History(schema, "one", 1)
     for tick in range(3):
         history.append({"x": np.ones(1)}, np.zeros(1, int) if tick else None)

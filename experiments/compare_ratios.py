@@ -1,0 +1,104 @@
+"""Close the loop at many ratios and latencies with one set of weights, and write a row a cell.
+
+    python -m experiments.compare_ratios --run runs/demo/two_rate --rows runs/demo/rows.jsonl
+
+Cells that stand in the file already are skipped, so an interrupted comparison goes on where it stopped. About 3 s a cell of 128
+episodes. Every cell has the same episodes; intervals are over episodes of one training.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.evaluate import Cell, Trained, describe_row, load, measure, time_ticks
+from experiments.rows import append, by_key
+from experiments.rows import load as load_rows
+from experiments.train import cache_compilations
+from hierarchy.training.checkpoint import CheckpointError
+
+CONTROLS = ("zeroed", "frozen", "shuffled", "stale", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """run: folder of a training run. rows: file of rows. ratios, latencies: every pair of them is a cell. controls: at
+    `control_ratio` and latency 0, what is done to the plan. held, late: ticks for which actions are held, or come late, with these
+    weights at (1, 0)."""
+
+    run: Path
+    rows: Path
+    task: str = "patrol"
+    episodes: int = 128
+    ratios: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    latencies: tuple[int, ...] = (0, 2, 4, 8)
+    controls: tuple[Literal["zeroed", "frozen", "shuffled", "stale", "random"], ...] = CONTROLS
+    control_ratio: int = 8
+    held: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
+
+
+def cells_of(config: CompareConfig, plans: bool) -> list[Cell]:
+    """Returns the cells of a comparison; for a model without plans the one that it has, at every tick."""
+    if plans:
+        cells = [Cell(ratio, latency) for latency in config.latencies for ratio in config.ratios]
+        cells += [Cell(config.control_ratio, 0, control=control) for control in config.controls]
+    else:
+        cells = [Cell(1, 0)]
+    cells += [Cell(ratio, 0, agent="held_action") for ratio in config.held]
+    return cells + [Cell(1, latency, agent="late_action") for latency in config.late]
+
+
+def compare(config: CompareConfig, trained: Trained) -> None:
+    """Appends the rows of all cells that are not there yet."""
+    cells = cells_of(config, trained.network.config.planner is not None)
+    tick_ms: dict[int, tuple[float, float]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"{trained.name} on {config.task}", total=len(cells))
+        for cell in cells:
+            done = by_key(load_rows(config.rows))
+            if not any(is_of(key, trained, config.task, cell) for key in done):
+                ratio = 1 if cell.agent else cell.ratio
+                if ratio not in tick_ms:
+                    tick_ms[ratio] = time_ticks(trained, config.task, ratio)
+                row = measure(trained, config.task, cell, config.episodes, tick_ms[ratio])
+                append(config.rows, row)
+                bar.console.print(describe_row(row), highlight=False)
+            bar.advance(task)
+
+
+def is_of(key: Sequence, trained: Trained, task: str, cell: Cell) -> bool:
+    """Returns whether a row's key is this cell's, of this run."""
+    named = dict(zip(("task", "agent", "variant", "control", "trained_at", "ratio", "latency", "train_seed"), key, strict=True))
+    same = named["task"] == task and named["train_seed"] == trained.facts["learner"]["seed"] and named["control"] == cell.control
+    if cell.agent:
+        own = named["agent"] == cell.agent and named["variant"] == trained.name
+        return same and own and named["ratio"] == cell.ratio and named["latency"] == cell.latency
+    if trained.network.config.planner is None:
+        return same and named["agent"] == trained.name
+    return same and named["agent"] == trained.name and named["ratio"] == cell.ratio and named["latency"] == cell.latency
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    config = tyro.cli(CompareConfig, description=__doc__)
+    cache_compilations(Path("runs/.jax_cache"))
+    try:
+        compare(config, load(config.run))
+    except (ValueError, OSError, CheckpointError) as error:
+        print(f"compare_ratios: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("compare_ratios: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
