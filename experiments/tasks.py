@@ -6,11 +6,12 @@ from collections.abc import Callable
 import dm_env
 import numpy as np
 
-from envs import patrol_experts, suite, suite_experts
+from envs import cue_recall, disturbance_rejection, patrol_experts, suite, suite_experts, switching_goal
 from envs.go_to import GoTo
 from envs.noise import Noise
 from envs.patrol import Patrol
 from envs.recording import Expert
+from hierarchy.corpus.codecs import bounded_from_spec
 from hierarchy.episode import Episode
 from hierarchy.layout import Bounded, Continuous, Discrete, Field, Layout, Schema, Text, single_rate
 
@@ -39,7 +40,7 @@ def number(name: str, size: int, bound: float, mu: float = 20.0, **how) -> Field
 
 
 TRACK = Bounded((-1.2,) * 4, (1.2,) * 4)
-SUB_GOAL = Field("target", Discrete(4))
+SUB_GOAL = (Field("target", Discrete(4)), Field("sub_goal", Bounded((-1.2,), (1.2,), bins=64)))
 HISTORY = {"frames": 4, "stride": 8}
 
 
@@ -92,10 +93,50 @@ def regulator(noisy: bool) -> Expert:
     return patrol_experts.Regulator(patrol_experts.NOISY if noisy else patrol_experts.CLEAN)
 
 
-TASKS = {
-    "patrol": Task(Patrol, regulator, PATROL, 256, patrol_experts.augment),
-    "go_to": Task(GoTo, regulator, GO_TO, 256, patrol_experts.augment),
-} | {name: suite_task(name) for name in SUITE}
+def field_of(spec: dm_env.specs.Array) -> Field:
+    """Returns the field of a spec that has bounds."""
+    return Field(spec.name, bounded_from_spec(spec), max(1, int(np.prod(spec.shape))))
+
+
+def bench_task(
+    name: str, make: Callable[[], dm_env.Environment], expert: Callable[[bool], Expert], planner: str, *fast: Field
+) -> Task:
+    """Returns a task with a known answer: the planner reads one field, which is or tells the sub-goal, the controller others."""
+    world = make()
+    action, seen = field_of(world.action_spec()), field_of(world.observation_spec()[planner])
+    sub_goal = dataclasses.replace(action if isinstance(action.codec, Discrete) else seen, name="sub_goal")
+    return Task(make, expert, Layout(name, planner=(seen,), controller=fast, action=action, sub_goal=sub_goal), world.rules.ticks)
+
+
+def pushed(noisy: bool) -> Expert:
+    """Returns the expert of disturbance rejection."""
+    return disturbance_rejection.Expert(Noise(most=0.1) if noisy else None)
+
+
+BENCH = {
+    "cue_recall": bench_task(
+        "cue_recall", cue_recall.CueRecall, lambda noisy: cue_recall.Expert(), "cue", Field("go", Discrete(2))
+    ),
+    "switching_goal": bench_task(
+        "switching_goal",
+        switching_goal.SwitchingGoal,
+        lambda noisy: switching_goal.Expert(),
+        "goal",
+        Field("clock", Bounded((0.0,), (1.0,))),
+    ),
+    "disturbance_rejection": bench_task(
+        "disturbance_rejection", disturbance_rejection.DisturbanceRejection, pushed, "goal", number("position", 1, 4.0)
+    ),
+}
+
+TASKS = (
+    {
+        "patrol": Task(Patrol, regulator, PATROL, 256, patrol_experts.augment),
+        "go_to": Task(GoTo, regulator, GO_TO, 256, patrol_experts.augment),
+    }
+    | {name: suite_task(name) for name in SUITE}
+    | BENCH
+)
 
 
 def find(name: str) -> Task:
@@ -112,7 +153,7 @@ def schema_of(names: tuple[str, ...], text_pieces: int, agent: str) -> Schema:
     if agent == "single_rate":
         layouts = [single_rate(layout) for layout in layouts]
     elif agent == "controller_only":
-        layouts = [dataclasses.replace(layout, planner=(), sub_goal=None) for layout in layouts]
+        layouts = [dataclasses.replace(layout, planner=(), sub_goal=()) for layout in layouts]
     elif agent != "two_rate":
         raise ValueError(f"no agent {agent!r} can be trained: there are two_rate, single_rate and controller_only")
     return Schema(tuple(layouts), text_pieces)

@@ -119,7 +119,8 @@ class Layout:
     planner: what each update reads. controller: what each tick reads. Both are kept in lexicographic order of names (Gato's
         order), spoken fields first, then discrete ones, then the others.
     action: the target of every tick, in the action's own codec; decoded element by element.
-    sub_goal: a privileged field that the planner learns to predict at its updates, or None.
+    sub_goal: privileged fields, each one scalar, that the planner learns to predict at its updates; given as one field, several or
+        None. Names (discrete) are learnt fast, numbers (bounded) say precisely what to put into a plan.
     pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
         with the separator as a token of its own.
     """
@@ -128,10 +129,15 @@ class Layout:
     planner: tuple[Field, ...]
     controller: tuple[Field, ...]
     action: Field
-    sub_goal: Field | None = None
+    sub_goal: tuple[Field, ...] | Field | None = ()
     pooled: bool = True
 
     def __post_init__(self) -> None:
+        goals = self.sub_goal or ()
+        object.__setattr__(self, "sub_goal", (goals,) if isinstance(goals, Field) else tuple(goals))
+        for goal in self.sub_goal:
+            if goal.size != 1 or not isinstance(goal.codec, Bounded | Discrete):
+                raise ValueError(f"layout {self.name!r}: sub-goal {goal.name!r} is one Bounded or Discrete scalar")
         for reader in ("planner", "controller"):
             fields = getattr(self, reader)
             names = [field.name for field in fields]

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One episode in ids. history: its observations. label: int32 [T, A]. sub_goal: int32 [T], or None."""
+    """One episode in ids. history: its observations. label: int32 [T, A]. sub_goal: int32 [T, G]."""
 
     history: History
     label: np.ndarray
-    sub_goal: np.ndarray | None
+    sub_goal: np.ndarray
 
     @property
     def ticks(self) -> int:
@@ -65,15 +65,12 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
     layout = schema[name]
     history = History.from_episode(schema, name, episode, tokenizer)
     label = encode_rows(layout.action, episode.label, f"layout {name!r}, label")
-    if layout.sub_goal is None:
-        return Encoded(history, label, None)
-    if layout.sub_goal.size != 1:
-        raise ValueError(f"layout {name!r}: a sub-goal is one scalar, and {layout.sub_goal.name!r} has {layout.sub_goal.size}")
-    if layout.sub_goal.name not in episode.privileged:
-        raise ValueError(f"layout {name!r}: no privileged {layout.sub_goal.name!r}; there are {sorted(episode.privileged)}")
-    privileged = episode.privileged[layout.sub_goal.name]
-    sub_goal = encode_rows(layout.sub_goal, privileged, f"layout {name!r}, privileged {layout.sub_goal.name!r}")
-    return Encoded(history, label, sub_goal[:, 0])
+    sub_goals = [np.zeros((episode.ticks, 0), np.int32)]
+    for goal in layout.sub_goal:
+        if goal.name not in episode.privileged:
+            raise ValueError(f"layout {name!r}: no privileged {goal.name!r}; there are {sorted(episode.privileged)}")
+        sub_goals.append(encode_rows(goal, episode.privileged[goal.name], f"layout {name!r}, privileged {goal.name!r}"))
+    return Encoded(history, label, np.concatenate(sub_goals, axis=1))
 
 
 def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") -> tuple[int, int]:
@@ -171,12 +168,13 @@ def _plans(timeline: Timeline, ticks: np.ndarray, seen: np.ndarray, span: _Span)
 def _sub_goals(encoded: Encoded, timeline: Timeline, span: _Span, last: np.ndarray, ticks: np.ndarray) -> Targets:
     """At every update with its lead-in; without a planner at the last observation tokens of the ticks that bear loss."""
     layout = encoded.history.layout
-    if encoded.sub_goal is None:
+    if not layout.sub_goal:
         return NOTHING
-    if not layout.planner:
-        return _targets(last, encoded.sub_goal[ticks], layout.sub_goal.codec)
-    updates = np.arange(span.sound, span.stop)
-    return _targets(span.last[updates - span.first], encoded.sub_goal[timeline.observed[updates]], layout.sub_goal.codec)
+    if layout.planner:
+        updates = np.arange(span.sound, span.stop)
+        last, ticks = span.last[updates - span.first], timeline.observed[updates]
+    each = [_targets(last, encoded.sub_goal[ticks, g], goal.codec) for g, goal in enumerate(layout.sub_goal)]
+    return Targets(*(np.concatenate(parts) for parts in zip(*each)))
 
 
 def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tuple[Stream, np.ndarray]:
@@ -217,7 +215,7 @@ def _planner(
     for update, pieces, _ in spoken:
         each[update] += len(pieces)
     before = np.concatenate([[0], np.cumsum(each)])
-    first, stop, sound = _updates(rng, before, observed, seen, packing, encoded.sub_goal is not None)
+    first, stop, sound = _updates(rng, before, observed, seen, packing, bool(layout.sub_goal))
     if first == stop > 0:
         raise ValueError(
             f"layout {layout.name!r}: update {stop - 1} alone has {each[stop - 1]} tokens, and a row has "

@@ -35,6 +35,12 @@ PRESETS = {
         plan_vectors=2,
         plan_width=16,
     ),
+    "bench": ModelConfig(
+        planner=TransformerConfig(width=32, layers=2, heads=2, feed_forward=96, window=128),
+        controller=TransformerConfig(width=32, layers=2, heads=2, feed_forward=96, window=8),
+        plan_vectors=2,
+        plan_width=32,
+    ),
     "demo": ModelConfig(
         planner=TransformerConfig(width=128, layers=3, heads=2, feed_forward=512, window=320),
         controller=TransformerConfig(width=64, layers=2, heads=2, feed_forward=256, window=8),
@@ -50,7 +56,7 @@ class Sizes(NamedTuple):
     names: rows of the value table for text and discrete ids, which share them; rows of bins and the separator's follow.
     planner_names, controller_names: most text or discrete ids that one token of the stream sums over.
     tick_tokens: most tokens of one tick in the controller's stream, its words not counted. controller_words: whether it has any.
-    discrete, sub_goal: classes of these heads.
+    discrete: classes of that action head. goal_names, goal_bins: classes of the sub-goals' head, names first.
     """
 
     names: int
@@ -60,7 +66,13 @@ class Sizes(NamedTuple):
     tick_tokens: int
     controller_words: bool
     discrete: int
-    sub_goal: int
+    goal_names: int
+    goal_bins: int
+
+    @property
+    def goals(self) -> int:
+        """Classes of the sub-goals' head."""
+        return self.goal_names + self.goal_bins
 
     def row(self, value):
         """Returns the row of each Gato id; negative where the id is EMPTY."""
@@ -72,7 +84,7 @@ def sizes(schema: Schema) -> Sizes:
     fields = [field for layout in schema.layouts for field in (*layout.planner, *layout.controller, layout.action)]
     actions = [layout.action.codec for layout in schema.layouts]
     discrete = [field.codec.values for field in fields if isinstance(field.codec, Discrete)]
-    goals = [layout.sub_goal.codec for layout in schema.layouts if layout.sub_goal is not None]
+    goals = [goal.codec for layout in schema.layouts for goal in layout.sub_goal]
     return Sizes(
         names=max([schema.text_pieces, *discrete]),
         fields=schema.fields,
@@ -81,5 +93,6 @@ def sizes(schema: Schema) -> Sizes:
         tick_tokens=max(tokens_per_reading(layout) + layout.action.size - 1 for layout in schema.layouts),
         controller_words=any(words(layout.controller) for layout in schema.layouts),
         discrete=max([codec.values for codec in actions if isinstance(codec, Discrete)], default=0),
-        sub_goal=max([codec.bins if isinstance(codec, Bounded) else codec.values for codec in goals], default=0),
+        goal_names=max([codec.values for codec in goals if isinstance(codec, Discrete)], default=0),
+        goal_bins=max([codec.bins for codec in goals if isinstance(codec, Bounded)], default=0),
     )

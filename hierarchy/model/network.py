@@ -46,8 +46,8 @@ class Planner(hk.Module):
         return unit_mean_square(plans.reshape(-1, config.plan_vectors, config.plan_width))
 
     def sub_goal(self, x: jax.Array) -> jax.Array:
-        """Returns logits [M, bins] of the sub-goal from outputs [M, D]."""
-        return BinHead(self._table.sub_goal, name="sub_goal")(x)
+        """Returns logits [M, classes] of the sub-goals from outputs [M, D]."""
+        return goal_logits(x, self._table)
 
 
 class Controller(hk.Module):
@@ -122,8 +122,15 @@ class Controller(hk.Module):
         return hk.Linear(self._table.discrete, name="discrete")(x)
 
     def sub_goal(self, x: jax.Array) -> jax.Array:
-        """Returns logits [M, bins] of the sub-goal, where no planner is there to predict it."""
-        return BinHead(self._table.sub_goal, name="sub_goal")(x)
+        """Returns logits [M, classes] of the sub-goals, where no planner is there to predict them."""
+        return goal_logits(x, self._table)
+
+
+def goal_logits(x: jax.Array, table: Sizes) -> jax.Array:
+    """Returns logits [M, names + bins] of the sub-goals' head, names first."""
+    names = hk.Linear(table.goal_names, name="goal_names")(x) if table.goal_names else x[:, :0]
+    bins = BinHead(table.goal_bins, name="goal_bins")(x) if table.goal_bins else x[:, :0]
+    return jnp.concatenate([names, bins], axis=-1)
 
 
 def unit_mean_square(x: jax.Array) -> jax.Array:
@@ -163,13 +170,13 @@ def build(config: ModelConfig, schema: Schema) -> Network:
                 x, _ = planner(value, value, place)
                 planner.plan(x)
                 reading = jax.tree.map(lambda r: r[None], controller.read_plan(controller.no_plan()))
-                if table.sub_goal:
+                if table.goals:
                     planner.sub_goal(x)
             y, _ = controller(value, value, place, reading, jnp.zeros(1, jnp.int32))
             controller.continuous(y)
             if table.discrete:
                 controller.discrete(y)
-            if table.sub_goal and config.planner is None:
+            if table.goals and config.planner is None:
                 controller.sub_goal(y)
 
         return init, (

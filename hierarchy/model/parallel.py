@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from hierarchy.batch import Batch, Stream, Targets
+from hierarchy.layout import CONTINUOUS_START
+from hierarchy.model.config import Sizes
 from hierarchy.model.network import Network
 from modules.attention import MASKED, pick
 from modules.masks import Place
@@ -35,8 +37,8 @@ def think(network: Network, params: hk.Params, batch: Batch) -> tuple[jax.Array 
     def row(row: Batch) -> tuple[jax.Array, jax.Array | None]:
         x, _ = network.plan_tokens(params, row.planner.value, row.planner.field, place_of(row.planner))
         goal = None
-        if network.table.sub_goal:
-            goal = legal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal)
+        if network.table.goals:
+            goal = legal_goal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         return network.plan(params, pick(x, row.plan_slot)), goal
 
     return jax.vmap(row)(batch)
@@ -53,8 +55,8 @@ def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | Non
         discrete = goal = None
         if network.table.discrete:
             discrete = legal(network.discrete(params, pick(x, row.discrete.slot)), row.discrete)
-        if network.table.sub_goal and plan is None:
-            goal = legal(network.controller_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal)
+        if network.table.goals and plan is None:
+            goal = legal_goal(network.controller_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         return Logits(continuous, discrete, goal)
 
     return jax.vmap(row)(batch, plan)
@@ -79,3 +81,10 @@ def place_of(stream: Stream) -> Place:
 def legal(logits: jax.Array, targets: Targets) -> jax.Array:
     """Returns logits [M, classes] with the classes from each target's limit on masked."""
     return jnp.where(jnp.arange(logits.shape[-1]) < targets.limit[:, None], logits, MASKED)
+
+
+def legal_goal(logits: jax.Array, targets: Targets, table: Sizes) -> jax.Array:
+    """Returns sub-goal logits [M, names + bins] with all but the target's own range masked: names below its limit, or bins."""
+    number = targets.label[:, None] >= CONTINUOUS_START
+    place = jnp.arange(logits.shape[-1]) - jnp.where(number, table.goal_names, 0)
+    return jnp.where((place >= 0) & (place < targets.limit[:, None]), logits, MASKED)

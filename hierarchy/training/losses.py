@@ -46,11 +46,14 @@ def action_loss(logits: Logits, batch: Batch) -> tuple[jax.Array, jax.Array]:
     return loss / jnp.maximum(weight, 1.0), right / jnp.maximum(weight, 1.0)
 
 
-def sub_goal_loss(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean (loss, share of right sub-goals) over the updates of a batch; a sub-goal's ids may be of either range."""
-    first_id = jnp.where(batch.sub_goal.label >= CONTINUOUS_START, CONTINUOUS_START, 0)
-    loss, right, weight = cross_entropy(logits, batch.sub_goal, first_id)
-    return loss / jnp.maximum(weight, 1.0), right / jnp.maximum(weight, 1.0)
+def sub_goal_loss(network: Network, logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean loss over a batch's sub-goals and the share that is right, of names where there are any, else of numbers."""
+    targets, number = batch.sub_goal, batch.sub_goal.label >= CONTINUOUS_START
+    first_id = jnp.where(number, CONTINUOUS_START - network.table.goal_names, 0)
+    loss, _, weight = cross_entropy(logits, targets, first_id)
+    counted = targets._replace(weight=jnp.where(number & (network.table.goal_names > 0), 0.0, targets.weight))
+    _, right, of = cross_entropy(logits, counted, first_id)
+    return loss / jnp.maximum(weight, 1.0), right / jnp.maximum(of, 1.0)
 
 
 def joint_loss(network: Network, params: hk.Params, batch: Batch, weights: LossWeights) -> tuple[jax.Array, Metrics]:
@@ -66,7 +69,7 @@ def joint_loss(network: Network, params: hk.Params, batch: Batch, weights: LossW
             total += weights.action * loss
             metrics |= {"action_loss": loss, "action_accuracy": right}
     if weights.sub_goal and sub_goal is not None:
-        loss, right = sub_goal_loss(sub_goal, batch)
+        loss, right = sub_goal_loss(network, sub_goal, batch)
         total += weights.sub_goal * loss
         metrics |= {"sub_goal_loss": loss, "sub_goal_accuracy": right}
     return total, metrics | {"loss": total}
@@ -82,7 +85,7 @@ def plan_use(network: Network, params: hk.Params, batch: Batch) -> Metrics:
     sub_goal = logits.sub_goal if sub_goal is None else sub_goal
     metrics = {"action_loss": action_loss(logits, batch)[0]}
     if sub_goal is not None:
-        metrics["sub_goal_accuracy"] = sub_goal_loss(sub_goal, batch)[1]
+        metrics["sub_goal_accuracy"] = sub_goal_loss(network, sub_goal, batch)[1]
     if plan is None:
         return metrics
     count = jnp.maximum(jnp.max(batch.plan, axis=1) + 1, 1)
