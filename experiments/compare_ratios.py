@@ -7,8 +7,9 @@ episodes. Every cell has the same episodes; intervals are over episodes of one t
 """
 
 import dataclasses
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,8 +29,8 @@ CONTROLS = ("zeroed", "frozen", "shuffled", "stale", "random")
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
     """run: folder of a training run. rows: file of rows. ratios, latencies: every pair of them is a cell. controls: at
-    `control_ratio` and latency 0, what is done to the plan. held, late: ticks for which actions are held, or come late, with these
-    weights at (1, 0)."""
+    `control_ratio` and latency 0, what is done to the plan. held, late: ticks for which actions are held, or come late, with
+    these weights at (1, 0)."""
 
     run: Path
     rows: Path
@@ -54,20 +55,30 @@ def cells_of(config: CompareConfig, plans: bool) -> list[Cell]:
     return cells + [Cell(1, latency, agent="late_action") for latency in config.late]
 
 
-def compare(config: CompareConfig, trained: Trained) -> None:
-    """Appends the rows of all cells that are not there yet."""
+def tick_times(config: CompareConfig, trained: Trained) -> dict[int, tuple[float, float]]:
+    """Returns ratio to milliseconds (p50, p99) of a tick at batch 1, for the ratios of the comparison; measured once and kept
+    beside the rows, so that rows of an interrupted comparison share them."""
+    path = config.rows.with_name(f"tick_ms_{trained.name}_{config.task}.json")
+    known = {int(ratio): tuple(ms) for ratio, ms in json.loads(path.read_text()).items()} if path.exists() else {}
     cells = cells_of(config, trained.network.config.planner is not None)
-    tick_ms: dict[int, tuple[float, float]] = {}
+    wanted = sorted({1 if cell.agent else cell.ratio for cell in cells} - known.keys())
+    if wanted:
+        known |= {ratio: time_ticks(trained, config.task, ratio) for ratio in wanted}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known))
+    return known
+
+
+def compare(config: CompareConfig, trained: Trained, tick_ms: Mapping[int, tuple[float, float]]) -> None:
+    """Appends the rows of all cells that are not there yet. tick_ms: by ratio, see `tick_times`; a row without one has none."""
+    cells = cells_of(config, trained.network.config.planner is not None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"{trained.name} on {config.task}", total=len(cells))
         for cell in cells:
             done = by_key(load_rows(config.rows))
             if not any(is_of(key, trained, config.task, cell) for key in done):
-                ratio = 1 if cell.agent else cell.ratio
-                if ratio not in tick_ms:
-                    tick_ms[ratio] = time_ticks(trained, config.task, ratio)
-                row = measure(trained, config.task, cell, config.episodes, tick_ms[ratio])
+                row = measure(trained, config.task, cell, config.episodes, tick_ms.get(1 if cell.agent else cell.ratio))
                 append(config.rows, row)
                 bar.console.print(describe_row(row), highlight=False)
             bar.advance(task)
@@ -90,7 +101,8 @@ def main() -> int:
     config = tyro.cli(CompareConfig, description=__doc__)
     cache_compilations(Path("runs/.jax_cache"))
     try:
-        compare(config, load(config.run))
+        trained = load(config.run)
+        compare(config, trained, tick_times(config, trained))
     except (ValueError, OSError, CheckpointError) as error:
         print(f"compare_ratios: {error}", file=sys.stderr)
         return 1

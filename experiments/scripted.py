@@ -6,6 +6,7 @@ About 2 s a cell of 128 episodes; cells that stand in the file are skipped.
 """
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -45,10 +46,15 @@ def rows_of(config: ScriptedConfig) -> Iterator[tuple[str, str, int | None, int 
     """Yields task, variant, ratio, latency, episodes and the function that plays them."""
     for task, episodes in [("patrol", config.episodes)] + [(name, config.suite_episodes) for name in config.suite]:
         for which, name in enumerate(("random", "expert")):
-            yield task, name, None, None, episodes, lambda t=task, n=episodes, w=which: scale(t, seeds_of(n))[w]
+            yield task, name, None, None, episodes, functools.partial(end_of_scale, task, episodes, which)
     for name, ratio, latency in references(config):
-        played = (lambda n=name, k=ratio, d=latency: scripted_returns(n, k, d, seeds_of(config.episodes)))
+        played = functools.partial(scripted_returns, name, ratio, latency, seeds_of(config.episodes))
         yield "patrol", name, ratio, latency, config.episodes, played
+
+
+def end_of_scale(task: str, episodes: int, which: int) -> np.ndarray:
+    """Returns the returns of the random policy (0) or of the expert (1)."""
+    return scale(task, seeds_of(episodes))[which]
 
 
 def play(config: ScriptedConfig) -> None:

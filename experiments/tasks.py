@@ -36,7 +36,7 @@ def motor(size: int) -> Field:
     return Field("action", Bounded((-1.0,) * size, (1.0,) * size), size)
 
 
-def number(name: str, size: int, bound: float, mu: float = 20.0, **how) -> Field:
+def number(name: str, size: int, bound: float, mu: float = 5.0, **how) -> Field:
     """Returns a field of continuous values up to about `bound`, finer near zero."""
     return Field(name, Continuous(mu, bound), size, **how)
 
@@ -75,7 +75,7 @@ def body(name: str, motors: int, *fields: Field) -> Layout:
 
 SUITE = {
     "cartpole_balance": body("cartpole_balance", 1, *cart()),
-    "pendulum_swingup": body("pendulum_swingup", 1, number("orientation", 2, 1.0, 5.0), number("velocity", 1, 12.0)),
+    "pendulum_swingup": body("pendulum_swingup", 1, number("orientation", 2, 1.0), number("velocity", 1, 12.0)),
     "reacher_easy": body("reacher_easy", 2, number("position", 2, 4.0), number("to_target", 2, 0.5), number("velocity", 2, 20.0)),
     "point_mass_easy": body("point_mass_easy", 2, number("position", 2, 0.5), number("velocity", 2, 2.0)),
 }

@@ -8,6 +8,7 @@ from the newest checkpoint, bit for bit. The defaults are the demo's: about 8 mi
 
 import dataclasses
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -27,8 +28,8 @@ from hierarchy.model.config import PRESETS, ModelConfig
 from hierarchy.model.flops import parameters
 from hierarchy.model.network import Network, build
 from hierarchy.training.checkpoint import CheckpointError, write_facts
-from hierarchy.training.learner import LearnerConfig, TrainState
-from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
+from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
+from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, read_metrics, train
 
 AgentName = Literal["two_rate", "single_rate", "controller_only"]
 TOKENIZER = "tokenizer.model"
@@ -47,10 +48,10 @@ class Mix:
     tasks: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     rows: int = 4
-    controller_tokens: int = 288
+    controller_tokens: int = 448
     planner_tokens: int = 320
     plans: int = 128
-    segment_ticks: int = 32
+    segment_ticks: int = 48
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
     loader_threads: int = 1
@@ -216,6 +217,32 @@ def train_run(config: TrainConfig) -> TrainState:
         return Loader(run.mixture, config.learner.seed, step, threads=config.mix.loader_threads)
 
     return train(run.network, config.learner, config.trainer, loader, run.held_out, config.out, f"training {config.agent}")
+
+
+def steady_s(config: TrainConfig) -> float:
+    """Returns the seconds that a finished run's steps take at the median pace of each phase, compilation left out."""
+    lines = [line for line in read_metrics(config.out) if line["group"] == "train"]
+    phases = [line["steps_per_s"] for line in lines if line["step"] < config.learner.planner_steps]
+    joint = [line["steps_per_s"] for line in lines if line["step"] >= config.learner.planner_steps]
+    few, rest = config.learner.planner_steps, config.learner.steps - config.learner.planner_steps
+    return (few / float(np.median(phases)) if few else 0.0) + (rest / float(np.median(joint)) if rest else 0.0)
+
+
+def pace_s(config: TrainConfig, steps: int = 12) -> tuple[float, float]:
+    """Returns the median seconds of a step in the warm-up and in joint training, batches waited for, compilation left out."""
+    run = assemble(config)
+    state, paces = initial_state(run.network, config.learner), []
+    batches = Loader(run.mixture, config.learner.seed, 0, threads=config.mix.loader_threads)
+    for weights in (step_weights(config.learner, 0), config.learner.weights):
+        step, took = make_step(run.network, config.learner, weights), []
+        for _ in range(steps):
+            began = time.perf_counter()
+            state, metrics = step(state, next(batches)[0])
+            jax.block_until_ready(metrics)
+            took.append(time.perf_counter() - began)
+        paces.append(float(np.median(took[2:])))
+    batches.close()
+    return paces[0], paces[1]
 
 
 def cache_compilations(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints of a training run: orbax for the arrays, JSON for the facts. Nothing in them can execute code."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import orbax.checkpoint as ocp
 from hierarchy.training.learner import TrainState
 
 FACTS = "facts.json"
+DIGEST = "digest"
 
 
 class CheckpointError(Exception):
@@ -20,7 +22,7 @@ class CheckpointError(Exception):
 def open_manager(folder: Path, keep: int = 2) -> ocp.CheckpointManager:
     """Returns the manager of a run's checkpoints, of which the newest `keep` stay. A save is complete or absent."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(folder.resolve(), options=options, item_names=("state",))
+    return ocp.CheckpointManager(folder.resolve(), options=options, item_names=("state", DIGEST))
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
@@ -29,7 +31,8 @@ def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
     if step in manager.all_steps():
         return
     try:
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
+        digest = ocp.args.JsonSave({"sha256": sha256(state)})
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), digest=digest), force=True)
         manager.wait_until_finished()
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -47,14 +50,31 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState | No
     if step is None:
         return None
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    wanted = {"state": ocp.args.StandardRestore(shapes)}
+    # Runs begun before digests were written go on without.
+    if (manager.directory / str(step) / DIGEST).exists():
+        wanted[DIGEST] = ocp.args.JsonRestore()
     try:
-        restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))
+        restored = manager.restore(step, args=ocp.args.Composite(**wanted))
+        # Orbax notices a flipped byte in its own tables and not in the arrays.
+        if DIGEST in wanted and restored.digest != {"sha256": sha256(restored.state)}:
+            raise ValueError("the arrays are not those that were saved")
     except Exception as error:  # orbax has no one error for what is damaged or of another shape
         raise CheckpointError(
             f"checkpoint {step} in {manager.directory} is damaged or of another model: {_first_line(error)}; remove that "
             "folder to go on from the checkpoint before it"
         ) from error
     return jax.tree.map(lambda x: x, restored.state)
+
+
+def sha256(state: TrainState) -> str:
+    """Returns the hash of a state's arrays, with their places, kinds and shapes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:

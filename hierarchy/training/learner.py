@@ -20,13 +20,15 @@ class LearnerConfig:
     """How parameters follow from batches.
 
     steps: optimiser steps in all, of which the first `planner_steps` train the sub-goal alone (the warm-up of the planner).
-    peak_rate: of AdamW, after `rate_warm_up` steps; then a cosine down to `final_rate` of it.
+    peak_rate: of AdamW, after `rate_warm_up` steps; then a cosine down to `final_rate` of it. controller_rate: how many times
+        that the controller's rate is, which is small and wants a larger one.
     clip: largest global norm of a gradient.
     """
 
     steps: int = 3000
     planner_steps: int = 900
-    peak_rate: float = 2e-3
+    peak_rate: float = 1.5e-3
+    controller_rate: float = 4.0
     rate_warm_up: int = 100
     final_rate: float = 0.05
     b1: float = 0.9
@@ -62,9 +64,13 @@ def optimizer(config: LearnerConfig) -> optax.GradientTransformation:
     def matrices(params: hk.Params) -> Any:
         return jax.tree.map(lambda x: x.ndim >= 2, params)
 
+    def faster(params: hk.Params) -> Any:
+        return {name: dict.fromkeys(leaves, name.startswith("controller")) for name, leaves in params.items()}
+
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(rate(config), config.b1, config.b2, weight_decay=config.weight_decay, mask=matrices),
+        optax.masked(optax.scale(config.controller_rate), faster),
     )
 
 

@@ -1,0 +1,310 @@
+"""The main job: record experts, train three agents, close loops at many ratios and latencies, write the report.
+
+    make demo            (or: python -m experiments.demo)
+
+At most 30 minutes on 2 cores, install aside. Interrupt it whenever you like: the same command goes on where it stopped, and what
+is finished is not done again. Everything lies in runs/demo; open runs/demo/report.html.
+
+Expect: the two-rate agent far above every agent whose actions are held or late, nearly flat over ratios that it was never trained
+at, at a fraction of the single-rate model's FLOPs.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import tyro
+
+from experiments import compare_ratios, film, report, rows, train
+from experiments.compare_ratios import CONTROLS, CompareConfig, compare
+from experiments.evaluate import FIRST_SEED, load
+from experiments.scripted import ScriptedConfig
+from experiments.train import Mix, TrainConfig, cache_compilations, train_run
+from hierarchy.training.checkpoint import CheckpointError
+from hierarchy.training.learner import LearnerConfig
+from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig
+
+SUITE = ("cartpole_balance", "pendulum_swingup", "point_mass_easy", "reacher_easy")
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """What the demo does, and how much of it.
+
+    out: folder. preset: size of the models. patrol_episodes, suite_episodes: recorded. steps, planner_steps: of the two-rate
+    agent; the single-rate one gets the same wall time and the controller alone `controller_share` of the steps. peak_rate: the
+    one learning rate that each of them is given, `controller_rate` times that for a small controller. episodes,
+    suite_evaluations: a cell.
+    """
+
+    out: Path = Path("runs/demo")
+    preset: str = "demo"
+    patrol_episodes: int = 2000
+    suite: tuple[str, ...] = SUITE
+    suite_episodes: int = 60
+    steps: int = 2400
+    planner_steps: int = 300
+    peak_rate: float = 1.5e-3
+    controller_rate: float = 4.0
+    controller_share: float = 0.3
+    patrol_weight: float = 0.7
+    seed: int = 0
+    episodes: int = 128
+    suite_evaluations: int = 32
+    ratios: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    latencies: tuple[int, ...] = (0, 2, 4, 8)
+    checkpoint_every_s: float = 60.0
+
+
+class Stages:
+    """Says where the demo is and how long is left, and keeps how long each stage took across interruptions.
+
+    The estimate is that of the listed minutes (2 cores), scaled by how fast the stages so far have been here.
+    """
+
+    def __init__(self, folder: Path, minutes: dict[str, float]):
+        self._path, self._minutes = folder / "durations.json", minutes
+        folder.mkdir(parents=True, exist_ok=True)
+        self.took_s: dict[str, float] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def run(self, name: str, work: Callable[[], None]) -> None:
+        """Runs a stage and adds its seconds to those of earlier tries."""
+        number = list(self._minutes).index(name) + 1
+        print(f"\n[{number}/{len(self._minutes)}] {name}; about {self.left(name):.0f} minutes left", flush=True)
+        began = time.monotonic()
+        try:
+            work()
+        finally:
+            self.took_s[name] = self.took_s.get(name, 0.0) + time.monotonic() - began
+            draft = self._path.with_suffix(".draft")
+            draft.write_text(json.dumps(self.took_s, indent=1))
+            draft.rename(self._path)
+
+    def left(self, name: str) -> float:
+        """Returns the minutes left from the start of a stage."""
+        names = list(self._minutes)
+        before, after = names[: names.index(name)], names[names.index(name) :]
+        expected = sum(self._minutes[each] for each in before)
+        pace = sum(self.took_s.get(each, 0.0) for each in before) / 60 / expected if expected else 1.0
+        return max(pace, 0.2) * sum(self._minutes[each] for each in after)
+
+
+def record_experts(config: DemoConfig) -> None:
+    """Records what is missing, two tasks at a time."""
+    counts = {"patrol": config.patrol_episodes} | dict.fromkeys(config.suite, config.suite_episodes)
+    waiting = [
+        [
+            sys.executable,
+            "-m",
+            "experiments.record",
+            "--task",
+            task,
+            "--episodes",
+            str(count),
+            "--out",
+            str(corpus(config) / task),
+        ]
+        for task, count in counts.items()
+    ]
+    running: list[subprocess.Popen] = []
+    while waiting or running:
+        while waiting and len(running) < 2:
+            running.append(subprocess.Popen(waiting.pop(0), env=os.environ | {"OMP_NUM_THREADS": "1"}))
+        finished = [each for each in running if each.poll() is not None]
+        if any(each.returncode for each in finished):
+            for each in running:
+                each.terminate()
+            raise ChildProcessError("recording stopped; its message is above; the same command goes on from there")
+        running = [each for each in running if each not in finished]
+        time.sleep(0.1)
+
+
+def corpus(config: DemoConfig) -> Path:
+    """Returns the folder of sources."""
+    return config.out / "corpus"
+
+
+def training(config: DemoConfig, agent: train.AgentName, steps: int) -> TrainConfig:
+    """Returns how one agent is trained. Sources are weighted alike for all of them."""
+    tasks = tuple(sorted(("patrol", *config.suite)))
+    rest = (1 - config.patrol_weight) / max(len(config.suite), 1)
+    planner_steps = round(steps * config.planner_steps / config.steps) if agent != "controller_only" else 0
+    return TrainConfig(
+        corpus=corpus(config),
+        out=config.out / agent,
+        agent=agent,
+        preset=config.preset,
+        mix=Mix(tasks=tasks, weights=tuple(config.patrol_weight if task == "patrol" else rest for task in tasks)),
+        learner=LearnerConfig(
+            steps=steps,
+            planner_steps=planner_steps,
+            peak_rate=config.peak_rate,
+            controller_rate=1.0 if agent == "single_rate" else config.controller_rate,
+            seed=config.seed,
+        ),
+        trainer=TrainerConfig(checkpoint_every_s=config.checkpoint_every_s),
+    )
+
+
+def matched_steps(config: DemoConfig) -> int:
+    """Returns the steps that give the single-rate agent the wall time of the two-rate one, decided once and kept.
+
+    Both are counted without compilation: steps at the median pace of each phase.
+    """
+    path = config.out / "single_rate_steps.json"
+    if path.exists():
+        return json.loads(path.read_text())["steps"]
+    two_rate = training(config, "two_rate", config.steps)
+    budget_s = train.steady_s(two_rate)
+    probe = training(config, "single_rate", config.steps)
+    warm_up_s, joint_s = train.pace_s(probe)
+    share = probe.learner.planner_steps / probe.learner.steps
+    steps = max(2, round(budget_s / (share * warm_up_s + (1 - share) * joint_s)))
+    path.write_text(json.dumps({"steps": steps, "budget_s": budget_s, "warm_up_step_s": warm_up_s, "step_s": joint_s}))
+    return steps
+
+
+def evaluate(config: DemoConfig) -> None:
+    """Closes all loops. Scripted references run in a process of their own, after the tick times have been measured alone."""
+    trained = {agent: load(config.out / agent) for agent in ("two_rate", "single_rate", "controller_only")}
+    table = config.out / "rows.jsonl"
+    held, late = tuple(k for k in config.ratios if k > 1), tuple(d for d in config.latencies if d > 0)
+    patrol = {
+        "two_rate": CompareConfig(
+            config.out / "two_rate",
+            table,
+            "patrol",
+            config.episodes,
+            config.ratios,
+            config.latencies,
+            CONTROLS,
+            held=held,
+            late=late,
+        ),
+        "single_rate": CompareConfig(config.out / "single_rate", table, "patrol", config.episodes, held=held, late=late),
+        "controller_only": CompareConfig(config.out / "controller_only", table, "patrol", config.episodes),
+    }
+    tick_ms = {agent: compare_ratios.tick_times(patrol[agent], trained[agent]) for agent in patrol}
+    beside = start_scripted(config)
+    try:
+        for agent, wanted in patrol.items():
+            compare(wanted, trained[agent], tick_ms[agent])
+        for task in config.suite:
+            for agent in ("two_rate", "single_rate"):
+                compare(bodies(config, agent, task), trained[agent], {})
+        if beside.wait():
+            raise ChildProcessError("the scripted references stopped; their message is above")
+    finally:
+        beside.terminate()
+    have = rows.by_key(rows.load(table))
+    for row in rows.load(config.out / "scripted.jsonl"):
+        if row.key not in have:
+            rows.append(table, row)
+
+
+def bodies(config: DemoConfig, agent: str, task: str) -> CompareConfig:
+    """Returns the one cell that a suite task is shown at."""
+    return CompareConfig(
+        config.out / agent, config.out / "rows.jsonl", task, config.suite_evaluations, ratios=(8,), latencies=(0,), controls=()
+    )
+
+
+def start_scripted(config: DemoConfig) -> subprocess.Popen:
+    """Starts the scripted references."""
+    wanted = ScriptedConfig(
+        config.out / "scripted.jsonl", config.episodes, config.suite_evaluations, config.ratios, config.latencies, config.suite
+    )
+    command = [sys.executable, "-m", "experiments.scripted", "--rows", str(wanted.rows)]
+    command += ["--episodes", str(wanted.episodes), "--suite-episodes", str(wanted.suite_episodes)]
+    command += ["--ratios", *map(str, wanted.ratios), "--latencies", *map(str, wanted.latencies), "--suite", *wanted.suite]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def film_patrol(config: DemoConfig) -> None:
+    """Writes a video of one patrol at ratio 8, latency 4."""
+    path = config.out / "patrol.mp4"
+    if not path.exists():
+        film.film_episode(load(config.out / "two_rate"), "patrol", path, ratio=8, latency=4, seed=FIRST_SEED)
+
+
+def write_facts(config: DemoConfig, stages: Stages) -> None:
+    """Writes run.json: everything that the report says about how it came about."""
+    names = ("jax", "jaxlib", "dm-haiku", "optax", "dm-control", "mujoco", "numpy", "grain", "array-record", "orbax-checkpoint")
+    facts = {
+        "commands": ["make demo", " ".join(["python -m experiments.demo", *sys.argv[1:]])],
+        "config": plain(dataclasses.asdict(config)),
+        "seeds": {"training": config.seed, "first evaluation episode": FIRST_SEED, "first recorded episode": 0},
+        "durations_s": {name: round(seconds, 1) for name, seconds in stages.took_s.items()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
+    }
+    (config.out / "run.json").write_text(json.dumps(facts, indent=1))
+
+
+def plain(values: dict) -> dict:
+    """Returns the config with paths as words."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def processor() -> str:
+    """Returns the processor's name, as well as the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def stages_of(config: DemoConfig, stages: Stages) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yields the demo's stages in order."""
+    yield "record experts", lambda: record_experts(config)
+    yield "train two_rate", lambda: train_run(training(config, "two_rate", config.steps))
+    yield "train single_rate", lambda: train_run(training(config, "single_rate", matched_steps(config)))
+    few = max(2, round(config.steps * config.controller_share))
+    yield "train controller_only", lambda: train_run(training(config, "controller_only", few))
+    yield "close loops", lambda: evaluate(config)
+    yield "film and report", lambda: (film_patrol(config), write_facts(config, stages), report.write_report(config.out))
+
+
+MINUTES = {
+    "record experts": 1.0,
+    "train two_rate": 9.0,
+    "train single_rate": 9.5,
+    "train controller_only": 1.0,
+    "close loops": 6.0,
+    "film and report": 0.5,
+}
+
+
+def demo(config: DemoConfig) -> Path:
+    """Returns the report's path, after running whatever is not finished."""
+    cache_compilations(Path("runs/.jax_cache"))
+    stages = Stages(config.out, MINUTES)
+    for name, work in stages_of(config, stages):
+        stages.run(name, work)
+    return config.out / "report.html"
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    config = tyro.cli(DemoConfig, description=__doc__)
+    began = time.monotonic()
+    try:
+        path = demo(config)
+    except (ValueError, OSError, CheckpointError, NotFinite) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"\ndemo: {error or 'stopped'}; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"\n{path} after {(time.monotonic() - began) / 60:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
