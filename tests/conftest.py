@@ -1,8 +1,11 @@
-"""JAX as every test runs it: exact products, and compiled programs kept between runs."""
+"""JAX as every test runs it: exact products, and compiled programs kept between runs. And one tiny run that many tests read."""
 
+import os
+import shutil
 from pathlib import Path
 
 import jax
+import pytest
 
 CACHE = Path(__file__).parent.parent / "runs" / ".jax_cache"
 
@@ -10,3 +13,24 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_default_matmul_precision", "highest")
+# Subprocesses compute what this process does.
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+
+
+@pytest.fixture(scope="session")
+def debug_run(tmp_path_factory) -> Path:
+    """A folder laid out as the demo's: corpus/patrol, two_rate and rows.jsonl, made by the commands at the `debug` size.
+
+    Not to be written to; see `own_run`.
+    """
+    from tests.experiments.debug_run import make
+
+    folder = tmp_path_factory.mktemp("debug")
+    make(folder)
+    return folder
+
+
+@pytest.fixture
+def own_run(debug_run, tmp_path) -> Path:
+    """A copy of the debug run's two_rate, for a test to damage."""
+    return Path(shutil.copytree(debug_run / "two_rate", tmp_path / "two_rate"))
