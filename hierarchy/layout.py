@@ -119,8 +119,8 @@ class Layout:
     planner: what each update reads. controller: what each tick reads. Both are kept in lexicographic order of names (Gato's
         order), spoken fields first, then discrete ones, then the others.
     action: the target of every tick, in the action's own codec; decoded element by element.
-    sub_goal: privileged fields, each one scalar, that the planner learns to predict at its updates; given as one field, several or
-        None. Names (discrete) are learnt fast, numbers (bounded) say precisely what to put into a plan.
+    sub_goal: privileged fields, each one scalar, that the planner learns to predict at its updates; given as one field, several
+        or None. Names (discrete) are learnt fast, numbers (bounded) say precisely what to put into a plan.
     pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
         with the separator as a token of its own.
     """

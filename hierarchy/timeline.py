@@ -3,7 +3,7 @@
     ratio 4, latency 2, first plan not waited for
 
     tick        0   1   2   3   4   5   6   7   8   9  10  11
-    planner     o0              o1              o2                 (update j observes tick 4j)
+    planner    o0              o1              o2                  (update j observes tick 4j)
     visible     -   -   0   0   0   0   1   1   1   1   2   2
     age         -   -   2   3   4   5   2   3   4   5   2   3
 

@@ -47,7 +47,7 @@ def action_loss(logits: Logits, batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def sub_goal_loss(network: Network, logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean loss over a batch's sub-goals and the share that is right, of names where there are any, else of numbers."""
+    """Returns the mean loss over a batch's sub-goals and the share that is right, of names if there are any."""
     targets, number = batch.sub_goal, batch.sub_goal.label >= CONTINUOUS_START
     first_id = jnp.where(number, CONTINUOUS_START - network.table.goal_names, 0)
     loss, _, weight = cross_entropy(logits, targets, first_id)
