@@ -39,22 +39,8 @@ def training(corpus: Path, out: Path, steps: int = STEPS, every_s: float = 60.0)
 
 def comparing(folder: Path, rows: Path) -> list[str]:
     """Returns the options that close a few loops with the tiny model."""
-    cells = [
-        "--episodes",
-        "3",
-        "--ratios",
-        "1",
-        "8",
-        "--latencies",
-        "0",
-        "4",
-        "--controls",
-        "zeroed",
-        "--held",
-        "2",
-        "--late",
-        "2",
-    ]
+    cells = ["--episodes", "3", "--ratios", "1", "8", "--latencies", "0", "4"]
+    cells += ["--controls", "zeroed", "--held", "2", "--late", "2"]
     return ["--run", str(folder / "two_rate"), "--rows", str(rows), *cells]
 
 

@@ -33,7 +33,7 @@ def test_it_plots_the_rows_and_closes_a_loop(debug_run, monkeypatch):
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert len(pictures) == 2
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
-    assert "7 rows; two_rate on the patrol at ratios [1, 8] and latencies [0, 4], 3 episodes a cell" in said
+    assert "7 rows; two_rate on the patrol: ratios [1, 8], latencies [0, 4], 3 episodes a cell" in said
     assert "two_rate on patrol, ratio 6, latency 3, control none" in said
     assert "planner    o0" in said
 

@@ -94,7 +94,7 @@ def test_episodes_of_a_batch_do_not_touch_each_other():
     seen = shown(made)
     other = [{name: np.stack([rows[0], rows[2], rows[0]]) for name, rows in now.items()} for now in seen]
     agent = agent_of(made, periodic(made.ticks, RATIO, LATENCY))
-    (actions, logits), (_, beside) = drive(agent, seen), drive(agent, other)
+    (_, logits), (_, beside) = drive(agent, seen), drive(agent, other)
     np.testing.assert_allclose(logits[:, 0], beside[:, 0], atol=1e-5)
     np.testing.assert_allclose(logits[:, 2], beside[:, 1], atol=1e-5)
     assert np.abs(logits[:, 1] - beside[:, 1])[logits[:, 1] > -1e29].max() > 1e-3

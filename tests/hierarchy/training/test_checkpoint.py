@@ -87,7 +87,7 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(damage, folder):
     damage(heavy(folder))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with open_manager(folder) as manager, pytest.raises(CheckpointError, match="checkpoint 5 in .* is damaged") as error:
+    with open_manager(folder) as manager, pytest.raises(CheckpointError, match=r"checkpoint 5 in .* is damaged") as error:
         restore(manager, state_of(0))
     one_line(error, str(folder), "remove that folder to go on from the checkpoint before it")
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -140,7 +140,7 @@ def test_facts_are_written_once_and_their_first_difference_is_named(tmp_path):
     other = {"schema": {"layouts": [{"name": "a"}, {"name": "c"}]}, "steps": (3, 4)}
     with pytest.raises(CheckpointError, match=r"trained with another schema\.layouts\[1\]\.name: 'b', here 'c'; use that, or"):
         write_facts(tmp_path, other)
-    with pytest.raises(CheckpointError, match="another steps: .*, here 'absent'"):
+    with pytest.raises(CheckpointError, match=r"another steps: .*, here 'absent'"):
         expect_facts(tmp_path, {"schema": facts["schema"]})
     assert json.loads((tmp_path / "facts.json").read_text())["schema"] == facts["schema"]
 
