@@ -49,12 +49,12 @@ class DemoConfig:
     patrol_episodes: int = 2000
     suite: tuple[str, ...] = SUITE
     suite_episodes: int = 60
-    steps: int = 2400
-    planner_steps: int = 300
+    steps: int = 2700
+    planner_steps: int = 400
     peak_rate: float = 1.5e-3
-    controller_rate: float = 4.0
+    controller_rate: float = 3.0
     controller_share: float = 0.3
-    patrol_weight: float = 0.7
+    patrol_weight: float = 0.8
     seed: int = 0
     episodes: int = 128
     suite_evaluations: int = 32

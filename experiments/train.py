@@ -48,11 +48,11 @@ class Mix:
     tasks: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     rows: int = 4
-    controller_tokens: int = 448
+    controller_tokens: int = 704
     planner_tokens: int = 320
     plans: int = 128
-    segment_ticks: int = 48
-    ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 32, 32, 32)
+    segment_ticks: int = 32
+    ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
     loader_threads: int = 1
 

@@ -58,8 +58,8 @@ def log_features(count: jax.Array) -> jax.Array:
 class TokenEmbedding(hk.Module):
     """Embeds atoms (row of the value table, field id) and sums them into tokens.
 
-    An atom is what its field's own matrix makes of the features of its value; a value that is a name and not a number (text,
-    discrete, separator) adds a learnt row. Continuous bins have no free rows: scattering a gradient into them is most of a
+    An atom is what its field's own matrix makes of the features of its value (what one shared matrix does, where it is alone in its
+    token); a value that is a name and not a number (text, discrete, separator) adds a learnt row. Continuous bins have no free rows: scattering a gradient into them is most of a
     training step on a CPU, and neighbouring bins ought to be alike.
     """
 
@@ -81,21 +81,27 @@ class TokenEmbedding(hk.Module):
         small = hk.initializers.RandomNormal(0.3)
         table = hk.get_parameter("names", (self._names + 1, size), init=hk.initializers.RandomNormal(1.0))
         matrix = hk.get_parameter("fields", (self._fields, count, size), init=small)
+        shared = hk.get_parameter("shared", (count, size), init=small)
         there = row >= 0
+        alone = there.sum(axis=-1) == 1
         features = jnp.where(there[..., None], jnp.asarray(self._features)[jnp.maximum(row, 0)], 0.0)
+        # A value that is a token of its own is embedded alike in every field, and its field only adds to it: what is learnt about
+        # copying one is learnt about all. Values in a sum need matrices of their own to be told apart.
+        own = jnp.where(alone[:, None, None], features * jnp.eye(1, count), features)
         if row.shape[0] > 8:
             # Many tokens: gather features by field instead of matrices by atom, so that the gradient is a product, not a scatter.
             token = jnp.arange(row.shape[0])[:, None]
-            by_field = jnp.zeros((row.shape[0], self._fields, count)).at[token, jnp.maximum(field, 0)].add(features)
+            by_field = jnp.zeros((row.shape[0], self._fields, count)).at[token, jnp.maximum(field, 0)].add(own)
             x = by_field.reshape(row.shape[0], -1) @ matrix.reshape(-1, size)
         else:
-            x = jnp.einsum("nkc,nkcd->nd", features, matrix[jnp.maximum(field, 0)])
+            x = jnp.einsum("nkc,nkcd->nd", own, matrix[jnp.maximum(field, 0)])
+        x = x + jnp.where(alone[:, None], features.sum(axis=1) @ shared, 0.0)
         separator = row == self._names + self._bins
         x = x + jnp.any(separator, axis=1)[:, None] * table[self._names]
         first = row[:, : self._lookups]
         named = (first >= 0) & (first < self._names)
         x = x + jnp.where(named[..., None], table[jnp.where(named, first, 0)], 0.0).sum(axis=1)
-        word = named[:, 0] & (there.sum(axis=-1) == 1)
+        word = named[:, 0] & alone
         position = hk.get_parameter("positions", (POSITIONS, size), init=hk.initializers.RandomNormal(1.0))
         x = x + pick(position, jnp.where(word, jnp.minimum(index, POSITIONS - 1), -1))
         return x * jax.lax.rsqrt(jnp.maximum(there.sum(axis=-1, keepdims=True), 1).astype(jnp.float32))

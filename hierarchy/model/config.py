@@ -46,6 +46,7 @@ PRESETS = {
         controller=TransformerConfig(width=64, layers=2, heads=2, feed_forward=256, window=8),
         plan_vectors=4,
         plan_width=64,
+        plan_read="film",
     ),
 }
 

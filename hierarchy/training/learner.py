@@ -28,7 +28,7 @@ class LearnerConfig:
     steps: int = 3000
     planner_steps: int = 900
     peak_rate: float = 1.5e-3
-    controller_rate: float = 4.0
+    controller_rate: float = 3.0
     rate_warm_up: int = 100
     final_rate: float = 0.05
     b1: float = 0.9
