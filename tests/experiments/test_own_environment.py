@@ -10,7 +10,7 @@ def test_it_is_short():
 
 
 def test_it_learns():
-    returns = own_environment.main(steps=120, count=16)
+    returns = own_environment.main(steps=250, count=16)
     zero, agent = returns["random"], returns["agent"]
     assert returns["expert"] > 25
     assert (agent - zero) / (returns["expert"] - zero) > 0.6
