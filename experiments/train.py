@@ -51,7 +51,7 @@ class Mix:
     controller_tokens: int = 704
     planner_tokens: int = 320
     plans: int = 128
-    segment_ticks: int = 32
+    segment_ticks: int = 96
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
     loader_threads: int = 1

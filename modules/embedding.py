@@ -58,9 +58,9 @@ def log_features(count: jax.Array) -> jax.Array:
 class TokenEmbedding(hk.Module):
     """Embeds atoms (row of the value table, field id) and sums them into tokens.
 
-    An atom is what its field's own matrix makes of the features of its value (what one shared matrix does, where it is alone in its
-    token); a value that is a name and not a number (text, discrete, separator) adds a learnt row. Continuous bins have no free rows: scattering a gradient into them is most of a
-    training step on a CPU, and neighbouring bins ought to be alike.
+    An atom is what its field's own matrix makes of the features of its value; alone in its token, what one shared matrix makes of
+    it. A value that is a name and not a number (text, discrete, separator) adds a learnt row. Continuous bins have no free rows:
+    scattering a gradient into them is most of a training step on a CPU, and neighbouring bins ought to be alike.
     """
 
     def __init__(self, names: int, bins: int, fields: int, lookups: int, width: int, name: str = "embedding"):

@@ -78,7 +78,7 @@ def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, slots: in
 def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: int) -> int:
     """Operations of embedding tokens and their time or age; many tokens are embedded field by field, absent ones too."""
     summed = atoms if tokens <= 8 else schema.fields
-    return tokens * 2 * (summed * BIN_FEATURES + LOG_FEATURES + POSITIONS + 3) * config.width
+    return tokens * 2 * ((summed + 1) * BIN_FEATURES + LOG_FEATURES + POSITIONS + 3) * config.width
 
 
 def _layers(config: TransformerConfig, tokens: int, slots: int) -> int:

@@ -49,12 +49,21 @@ def test_many_tokens_at_once_are_embedded_as_each_alone(apply):
 
 
 def test_a_token_is_the_scaled_sum_of_its_atoms(apply):
-    row, field = np.array([[NAMES + 3, NAMES + 50, -1, -1]]), np.array([[2, 5, -1, -1]])
-    one, two = (
-        apply(np.array([[value, -1, -1, -1]]), np.array([[name, -1, -1, -1]]))
-        for value, name in ((NAMES + 3, 2), (NAMES + 50, 5))
-    )
-    np.testing.assert_allclose(apply(row, field) * np.sqrt(2), one + two, atol=1e-5)
+    a, b, c = (NAMES + 3, 2), (NAMES + 50, 5), (NAMES + 20, 1)
+
+    def total(*atoms):
+        row, field = np.full((2, 1, 4), -1)
+        row[0, : len(atoms)], field[0, : len(atoms)] = zip(*atoms)
+        return apply(row, field) * np.sqrt(len(atoms))
+
+    np.testing.assert_allclose(total(a, b, c) * 2, total(a, b) + total(b, c) + total(a, c), atol=1e-5)
+
+
+def test_a_value_alone_is_embedded_alike_in_every_field_but_for_what_the_field_adds(apply):
+    rows = np.array([[NAMES + 3, -1, -1, -1], [NAMES + 50, -1, -1, -1]])
+    here, there = (apply(rows, np.where(rows < 0, -1, field)) for field in (2, 5))
+    np.testing.assert_allclose(here[0] - here[1], there[0] - there[1], atol=1e-5)
+    assert np.abs(here - there).max() > 0.1
 
 
 def test_absent_atoms_and_empty_tokens_are_nothing(apply):
