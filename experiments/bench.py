@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from envs import cue_recall, disturbance_rejection, switching_goal
@@ -207,7 +208,8 @@ def sub_goal_accuracy(run_folder: Path) -> float:
 def bench(config: BenchConfig) -> list[Answer]:
     """Returns the answers of all cells, and writes them to `answers.jsonl`."""
     trained = prepare(config)
-    answers = [answer(trained, config.task, cell, config.episodes) for cell in cells_of(config.task)]
+    cells = track(cells_of(config.task), description="closing loops")
+    answers = [answer(trained, config.task, cell, config.episodes) for cell in cells]
     if RECIPES[config.task].alone:
         answers.append(answer(prepare(config, "controller_only"), config.task, Cell(1, 0), config.episodes))
     lines = "".join(json.dumps(dataclasses.asdict(each)) + "\n" for each in answers)
