@@ -42,7 +42,7 @@ PRESETS = {
         plan_width=32,
     ),
     "demo": ModelConfig(
-        planner=TransformerConfig(width=128, layers=3, heads=2, feed_forward=512, window=320),
+        planner=TransformerConfig(width=128, layers=4, heads=2, feed_forward=512, window=320),
         controller=TransformerConfig(width=64, layers=2, heads=2, feed_forward=256, window=8),
         plan_vectors=4,
         plan_width=64,
