@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 
 import dm_env
 import numpy as np
+from dm_env import specs
 from scipy.linalg import expm, solve_discrete_are
 
 from envs.noise import Disturbance, Noise
@@ -155,11 +156,16 @@ class RandomExpert:
 
     def begin(self, environment: dm_env.Environment, rng: np.random.Generator) -> None:
         """Starts an episode."""
-        self._rng, self._shape = rng, environment.action_spec().shape
+        self._rng, self._spec = rng, environment.action_spec()
 
     def step(self, environment: dm_env.Environment, time_step: dm_env.TimeStep) -> tuple[np.ndarray, np.ndarray]:
         """Returns (executed action, label), which are the same."""
-        action = self._rng.uniform(-1.0, 1.0, self._shape).astype(np.float32)
+        spec = self._spec
+        if isinstance(spec, specs.DiscreteArray):
+            action = self._rng.integers(spec.num_values, size=spec.shape)
+        else:
+            action = self._rng.uniform(spec.minimum, spec.maximum, spec.shape)
+        action = np.asarray(action, spec.dtype)
         return action, action
 
 

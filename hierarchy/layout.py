@@ -117,7 +117,7 @@ class Layout:
     """One kind of episode, by name.
 
     planner: what each update reads. controller: what each tick reads. Both are kept in lexicographic order of names (Gato's
-        order), spoken fields first, then discrete ones, then the others.
+        order): spoken numbers, text (so that a word can be about a number told before it), discrete fields, the others.
     action: the target of every tick, in the action's own codec; decoded element by element.
     sub_goal: privileged fields, each one scalar, that the planner learns to predict at its updates; given as one field, several
         or None. Names (discrete) are learnt fast, numbers (bounded) say precisely what to put into a plan.
@@ -154,7 +154,9 @@ class Layout:
 
 
 def _rank(field: Field) -> int:
-    return 0 if field.spoken else 1 if isinstance(field.codec, Discrete) else 2
+    if field.spoken:
+        return 1 if isinstance(field.codec, Text) else 0
+    return 2 if isinstance(field.codec, Discrete) else 3
 
 
 def numbers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
