@@ -10,6 +10,7 @@ from envs.disturbance_rejection import DisturbanceRejection
 from envs.loop import returns, run
 from envs.noise import Noise
 from envs.recording import record, replay
+from envs.suite_experts import RandomExpert
 from envs.switching_goal import SwitchingGoal
 
 TASKS = {
@@ -223,3 +224,12 @@ def test_refusals_name_the_value():
         plant.step(np.array([np.nan]))
     with pytest.raises(ValueError, match="push"):
         disturbance_rejection.Rules(push=1.0)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_random_policy_acts_within_every_spec(name):
+    environment = TASKS[name][0]()
+    actions = np.concatenate([record(environment, RandomExpert(), seed, name).action for seed in range(5)])
+    for action in actions:
+        environment.action_spec().validate(action)
+    assert len(np.unique(actions)) > 2
