@@ -49,8 +49,8 @@ class DemoConfig:
     patrol_episodes: int = 2000
     suite: tuple[str, ...] = SUITE
     suite_episodes: int = 60
-    steps: int = 2700
-    planner_steps: int = 400
+    steps: int = 2400
+    planner_steps: int = 600
     peak_rate: float = 1.5e-3
     controller_rate: float = 3.0
     controller_share: float = 0.3

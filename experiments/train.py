@@ -48,7 +48,7 @@ class Mix:
     tasks: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     rows: int = 4
-    controller_tokens: int = 704
+    controller_tokens: int = 544
     planner_tokens: int = 320
     plans: int = 128
     segment_ticks: int = 96

@@ -1,10 +1,6 @@
 """JAX as every test runs it: exact products, and compiled programs kept between runs. And one tiny run that many tests read."""
 
 import os
-
-# Tests compile far more than they run: halve the time of compilation. Set before JAX is imported, and read by subprocesses too.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 import shutil
 from pathlib import Path
 
