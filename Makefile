@@ -11,10 +11,10 @@ WITH_GL = MUJOCO_GL="$$($(PYTHON) -m experiments.opengl)"
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
 
-demo: $(INSTALLED)  ## record, train, close the loop and report: runs/demo/report.html, at most 30 minutes on 2 cores
+demo: $(INSTALLED)  ## record, train, close the loop and report: runs/demo/report.html
 	@$(WITH_GL) $(PYTHON) -m experiments.demo
 
-test: $(INSTALLED)  ## the tests, every stage of the demo among them, below 15 minutes
+test: $(INSTALLED)  ## the tests, every stage of the demo among them
 	@$(WITH_GL) $(PYTHON) -m pytest
 
 test-all: $(INSTALLED)  ## the same and the long ones, which train a model a task

@@ -2,8 +2,8 @@
 
     python -m experiments.compare_ratios --run runs/demo/two_rate --rows runs/demo/rows.jsonl
 
-Cells that stand in the file already are skipped, so an interrupted comparison goes on where it stopped. About 3 s a cell of 128
-episodes. Every cell has the same episodes; intervals are over episodes of one training.
+Cells that stand in the file already are skipped, so an interrupted comparison goes on where it stopped. Every cell has the same
+episodes; intervals are over episodes of one training.
 """
 
 import dataclasses

@@ -2,11 +2,10 @@
 
     make demo            (or: python -m experiments.demo)
 
-At most 30 minutes on 2 cores, install aside. Interrupt it whenever you like: the same command goes on where it stopped, and what
-is finished is not done again. Everything lies in runs/demo; open runs/demo/report.html.
+Planned for 30 minutes on 2 cores, install aside; not timed yet. Interrupt it whenever you like: the same command goes on where
+it stopped, and what is finished is not done again. Everything lies in runs/demo; open runs/demo/report.html.
 
-Expect: the two-rate agent far above every agent whose actions are held or late, nearly flat over ratios that it was never trained
-at, at a fraction of the single-rate model's FLOPs.
+experiments/demo.md says what to expect, and what has been seen so far.
 """
 
 import dataclasses

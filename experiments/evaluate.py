@@ -2,7 +2,7 @@
 
     python -m experiments.evaluate --run runs/demo/two_rate --task patrol --ratio 8 --latency 4
 
-Prints the cell's return with its interval (0 random, 100 expert) and, with --rows, appends it as a row. About 5 s for 128
+Prints the cell's return with its interval (0 random, 100 expert) and, with --rows, appends it as a row. About 5 s for 64
 episodes of the patrol, after some seconds of compilation.
 """
 

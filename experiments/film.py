@@ -2,7 +2,7 @@
 
     python -m experiments.film --run runs/demo/two_rate --out runs/demo/patrol.mp4
 
-About 15 s for one patrol. Works for every task whose environment can draw itself (`picture`).
+Works for every task whose environment can draw itself (`picture`).
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
     python -m experiments.scripted --rows runs/demo/scripted.jsonl
 
-About 2 s a cell of 128 episodes; cells that stand in the file are skipped.
+Cells that stand in the file are skipped.
 """
 
 import dataclasses

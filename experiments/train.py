@@ -3,7 +3,7 @@
     python -m experiments.train --agent two_rate --corpus runs/demo/corpus --out runs/demo/two_rate
 
 A corpus is a folder with one source a task (see experiments.record). Interrupt it whenever you like: the same command goes on
-from the newest checkpoint, bit for bit. The defaults are the demo's: about 8 minutes on 2 cores.
+from the newest checkpoint, bit for bit. The batches' defaults are the demo's; the demo sets steps and weights itself.
 """
 
 import dataclasses
@@ -168,11 +168,11 @@ def assemble(config: TrainConfig) -> Run:
         raise ValueError(f"{len(weights)} weights for the tasks {', '.join(among)}: give one each, in this order")
     split = {name: max(1, int(len(source) * (1 - HELD_OUT))) for name, source in among.items()}
     parts = [
-        Part(range_of(source, 0, split[name]), name, weight, find(name).augment)
+        Part(Stretch(source, 0, split[name]), name, weight, find(name).augment)
         for (name, source), weight in zip(among.items(), weights, strict=True)
     ]
     later = [
-        Part(range_of(source, min(split[name], len(source) - 1), len(source)), name, weight)
+        Part(Stretch(source, min(split[name], len(source) - 1), len(source)), name, weight)
         for (name, source), weight in zip(among.items(), weights, strict=True)
     ]
     held_out = Mixture(schema, packing, later, tokenizer)
@@ -180,7 +180,7 @@ def assemble(config: TrainConfig) -> Run:
     return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer), batches)
 
 
-class range_of:
+class Stretch:
     """The episodes [first, last) of a source."""
 
     def __init__(self, source: Source, first: int, last: int):

@@ -64,7 +64,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState | No
             f"checkpoint {step} in {manager.directory} is damaged or of another model: {_first_line(error)}; remove that "
             "folder to go on from the checkpoint before it"
         ) from error
-    return jax.tree.map(lambda x: x, restored.state)
+    return restored.state
 
 
 def sha256(state: TrainState) -> str:
