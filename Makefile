@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
+# A training step allocates and frees large buffers; huge pages (glibc, ignored elsewhere) spare most of their page faults.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # dm_control reads MUJOCO_GL when it is imported; where no OpenGL works, one line says so and the rest goes on.
 WITH_GL = MUJOCO_GL="$$($(PYTHON) -m experiments.opengl)"
 
