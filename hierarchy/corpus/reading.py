@@ -17,6 +17,7 @@ from hierarchy.layout import (
     EMPTY,
     PREVIOUS_ACTION,
     SEPARATOR,
+    Bounded,
     Field,
     Schema,
     Text,
@@ -151,6 +152,22 @@ def encode_rows(field: Field, values: np.ndarray, where: str, tick: int | None =
     except ValueError as error:
         at = next(i for i, row in enumerate(rows) if _refused(field, row)) if tick is None else tick
         raise ValueError(f"{where}, tick {at}: {error}") from None
+
+
+def encode_targets(field: Field, values: np.ndarray, where: str) -> np.ndarray:
+    """Returns int32 [T, size]: the ids of what is to be predicted, EMPTY where there is nothing: NaN, or -1 among whole numbers.
+
+    Raises:
+        ValueError: as `encode_rows`.
+    """
+    values = np.asarray(values)
+    whole = values == EMPTY if not isinstance(field.codec, Bounded) else np.zeros(values.shape, bool)
+    absent = np.isnan(values) if values.dtype.kind == "f" else whole
+    if not absent.any():
+        return encode_rows(field, values, where)
+    legal = np.reshape(field.codec.low, values.shape[1:]) if isinstance(field.codec, Bounded) else 0
+    ids = encode_rows(field, np.where(absent, legal, values), where)
+    return np.where(absent.reshape(ids.shape), np.int32(EMPTY), ids)
 
 
 def read(fields: Sequence[Field], history: History, ticks: np.ndarray, previous: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hierarchy.batch import Stream, Targets
-from hierarchy.corpus.reading import History, Pieces, controller_tokens, encode_rows, planner_tokens, spoken_fields, words_read
+from hierarchy.corpus.reading import History, Pieces, controller_tokens, encode_targets, planner_tokens, spoken_fields, words_read
 from hierarchy.episode import Episode
 from hierarchy.layout import EMPTY, Bounded, Codec, Schema, id_range, tokens_per_reading, tokens_per_update, words
 from hierarchy.timeline import NO_PLAN, Timeline, visible
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One episode in ids. history: its observations. label: int32 [T, A]. sub_goal: int32 [T, G]."""
+    """One episode in ids. history: its observations. label: int32 [T, A], sub_goal: int32 [T, G]; EMPTY where there is nothing
+    to predict."""
 
     history: History
     label: np.ndarray
@@ -64,12 +65,12 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
     """
     layout = schema[name]
     history = History.from_episode(schema, name, episode, tokenizer)
-    label = encode_rows(layout.action, episode.label, f"layout {name!r}, label")
+    label = encode_targets(layout.action, episode.label, f"layout {name!r}, label")
     sub_goals = [np.zeros((episode.ticks, 0), np.int32)]
     for goal in layout.sub_goal:
         if goal.name not in episode.privileged:
             raise ValueError(f"layout {name!r}: no privileged {goal.name!r}; there are {sorted(episode.privileged)}")
-        sub_goals.append(encode_rows(goal, episode.privileged[goal.name], f"layout {name!r}, privileged {goal.name!r}"))
+        sub_goals.append(encode_targets(goal, episode.privileged[goal.name], f"layout {name!r}, privileged {goal.name!r}"))
     return Encoded(history, label, np.concatenate(sub_goals, axis=1))
 
 
@@ -95,6 +96,7 @@ def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") 
 def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: tuple[int, int], packing: "Packing") -> Segment:
     """Returns the segment whose ticks [a, b) bear loss, b brought down until the controller's tokens fit its stream.
 
+    What is EMPTY in a label is no target and, within its tick, no token: later elements do not see one in its place.
     A tick whose visible plan is of an update before the row's first has plan and age -1 as if there were none, and weight 0,
     as has every tick that would attend to it; ticks that truly have no plan bear loss.
 
@@ -131,7 +133,7 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
         discrete=NOTHING if bounded else action,
         sub_goal=_sub_goals(encoded, timeline, span, last[bears], ticks[bears]),
         needed=int(span.last[seen[-1] - span.first]) + 1 if seen[-1] != NO_PLAN else 0,
-        ticks=int(bears.sum()),
+        ticks=int((encoded.label[ticks[bears]] != EMPTY).any(axis=1).sum()),
     )
 
 
@@ -186,7 +188,7 @@ def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tupl
         ids, spare = np.full((2, len(ticks), elements, value.shape[2]), EMPTY, np.int32)
         ids[:, :, 0] = encoded.label[ticks, :elements]
         first = history.field_ids["action", layout.action.name]
-        spare[:, :, 0] = first + np.arange(elements)
+        spare[:, :, 0] = np.where(ids[:, :, 0] == EMPTY, EMPTY, first + np.arange(elements))
         value, field = np.concatenate([value, ids], axis=1), np.concatenate([field, spare], axis=1)
     lasting = np.arange(value.shape[1]) < value.shape[1] - elements
     spoken = []
@@ -291,5 +293,6 @@ def _words(encoded: Encoded, reader: str, ticks: np.ndarray, reread: int) -> lis
 
 
 def _targets(slot: np.ndarray, label: np.ndarray, codec: Codec) -> Targets:
-    slot, label = np.ravel(slot).astype(np.int32), np.ravel(label).astype(np.int32)
+    label = np.ravel(label).astype(np.int32)
+    slot, label = np.ravel(slot).astype(np.int32)[label != EMPTY], label[label != EMPTY]
     return Targets(slot, label, np.full(len(slot), id_range(codec, 0)[1], np.int32), np.ones(len(slot), np.float32))
