@@ -111,7 +111,7 @@ def test_a_schema_is_found_by_name_and_described_in_json():
         (lambda: layout(controller=(SAY,)), "the controller reads at least one field of numbers"),
         (lambda: layout(planner=(SAY,)), "the planner reads at least one field of numbers"),
         (lambda: layout(action=Field("action", Continuous())), "give an unbounded one bounds"),
-        (lambda: layout(action=SAY), "Bounded or Discrete"),
+        (lambda: layout(action=SAY), "Bounded, Discrete or Piece"),
         (lambda: Schema(()), "at least one layout"),
         (lambda: Schema((layout(), layout()), 10), "no name twice"),
         (lambda: Schema((layout(),)), "train a tokenizer first"),
