@@ -99,7 +99,7 @@ def encode(trained: Trained, task: str, episodes: Sequence[Episode]) -> list[Enc
 
 
 def losses(trained: Trained, task: str, documents: Sequence[Encoded], config: EvaluateTextConfig) -> dict[str, np.ndarray]:
-    """Returns "own", "shuffled" and "none" to [N] nats a piece of each document under those plans; "own" alone without a planner."""
+    """Returns "own", "shuffled" and "none" to [N] nats a piece of each document under those plans; without a planner "own"."""
 
     @jax.jit
     def measured(params, batch: Batch) -> dict[str, jax.Array]:

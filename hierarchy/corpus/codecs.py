@@ -149,7 +149,7 @@ def bounded_from_spec(spec: specs.Array) -> Codec:
 
 
 def _interval(index: np.ndarray, count: int, rng: np.random.Generator | None) -> np.ndarray:
-    edges = np.rint(np.arange(count + 1) * (INTERVALS / count)).astype(np.int32)
+    edges = np.arange(count + 1) * INTERVALS // count
     first, last = edges[index], np.maximum(edges[index + 1] - 1, edges[index])
     return ((first + last + 1) // 2 if rng is None else rng.integers(first, last, endpoint=True)).astype(np.int32)
 
