@@ -42,7 +42,7 @@ class Mix:
 
     tasks: names of sources in the corpus; empty for all. weights: how often an episode is drawn from each, the first task's
     first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss
-    in a segment of the controller's.
+    in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for.
     """
 
     tasks: tuple[str, ...] = ()
@@ -54,6 +54,7 @@ class Mix:
     segment_ticks: int = 96
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
+    wait_for_first: float = 0.0
     loader_threads: int = 1
 
 
@@ -123,7 +124,7 @@ def single_rate_config(config: ModelConfig, wanted: int, schema: Schema) -> Mode
 def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
     """Returns the packing of a run: the lead-ins and rereads follow from the model's windows."""
     mix, fast = config.mix, model.controller
-    common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows}
+    common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows, "wait_for_first": mix.wait_for_first}
     if config.agent == "single_rate":
         return Packing(
             controller_tokens=mix.planner_tokens,

@@ -41,6 +41,12 @@ PRESETS = {
         plan_vectors=2,
         plan_width=32,
     ),
+    "text": ModelConfig(
+        planner=TransformerConfig(width=64, layers=2, heads=2, feed_forward=192, window=64),
+        controller=TransformerConfig(width=48, layers=2, heads=2, feed_forward=128, window=4),
+        plan_vectors=4,
+        plan_width=48,
+    ),
     "demo": ModelConfig(
         planner=TransformerConfig(width=128, layers=4, heads=2, feed_forward=512, window=320),
         controller=TransformerConfig(width=64, layers=2, heads=2, feed_forward=256, window=8),
