@@ -135,7 +135,7 @@ def packing_of(trained: Trained, task: str, config: EvaluateTextConfig) -> Packi
         controller_tokens=(reading * config.ticks if model.planner else reading * config.ticks + slow),
         planner_tokens=slow if model.planner else 1,
         plans=config.ticks,
-        text_targets=layout.action.size * config.ticks,
+        text_targets=max(slow, layout.action.size * config.ticks),
         patches=slow,
         lead_in=0,
         planner_lead_in=0,

@@ -11,7 +11,7 @@ from hierarchy.layout import EMPTY, Piece, Schema, images
 from hierarchy.timeline import draw
 
 # A batch is full once this many segments have found no row. The segments left out are the larger ones, so few may be.
-MISSES = 3
+MISSES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,8 @@ def pack(
         ValueError: a segment does not fit an empty row; says which budget to raise.
     """
     rows: list[list[Segment]] = [[] for _ in range(packing.rows)]
-    room = np.tile(_budgets(packing), (packing.rows, 1))
+    budgets = _budgets(packing)
+    room = np.tile(budgets, (packing.rows, 1))
     misses = 0
     while misses < MISSES:
         try:
@@ -83,8 +84,10 @@ def pack(
             need = _need(offer)
             fits = np.flatnonzero((room >= need).all(axis=1))
             if len(fits):
-                rows[fits[0]].append(offer)
-                room[fits[0]] -= need
+                # Best fit: the row that has the least of both streams left.
+                row = fits[np.argmin((room[fits, :2] / np.maximum(budgets[:2], 1)).sum(axis=1))]
+                rows[row].append(offer)
+                room[row] -= need
                 break
         else:
             _check_alone(need, packing)

@@ -211,8 +211,13 @@ def segments(made: Toy, lived: Sequence[Episode], timeline: Timeline, rows: list
 
 def bearing(made: Toy, segment: Segment) -> np.ndarray:
     """Returns the ticks of a segment that bear loss."""
-    targets = getattr(segment, HEADS[type(made.layout.action.codec)])
+    targets = getattr(segment, head(made))
     return segment.controller.tick[targets.slot].reshape(-1, made.layout.action.size)[:, 0]
+
+
+def head(made: Toy) -> str:
+    """Returns the name of the head of the toy's actions: that of its targets in a batch, and of its logits."""
+    return HEADS[type(made.layout.action.codec)]
 
 
 def disagreement(
@@ -221,7 +226,7 @@ def disagreement(
     """Returns the largest difference between the agent's logits and the parallel pass's at every tick that bears loss, over
     max(1, largest logit)."""
     logits = made.forward(made.params if params is None else params, batch)
-    parallel = np.asarray(getattr(logits, HEADS[type(made.layout.action.codec)]))
+    parallel = np.asarray(getattr(logits, head(made)))
     worst = 0.0
     for b, (places, cuts) in enumerate(zip(rows, parts)):
         filled = 0
