@@ -16,6 +16,7 @@ class Episode:
     text: name to ((tick, words), ...); the words stand from their tick until the next entry.
     action: [T, ...], the action that was executed.
     label: [T, ...], the action to imitate. Equal to `action` unless noise, a detour, relabelling or a safe stop parted them.
+        Where there is nothing to imitate it is NaN, or -1 among whole numbers; so are privileged fields with nothing to tell.
     reward, discount: float [T], those that followed the action of tick t.
     privileged: name to array [T, ...]; known to the recorder (a sub-goal), never to an agent.
     terminated: the task ended the episode (its last discount is 0). truncated: time, or somebody, did.
@@ -63,8 +64,12 @@ def check(episode: Episode) -> Episode:
         raise ValueError(f"{where}: label {episode.label.shape} and action {episode.action.shape} differ in shape")
     numbers = lengths | {"action": episode.action} | {f"observation {k!r}": v for k, v in episode.observation.items()}
     for name, value in numbers.items():
-        if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
-            tick = int(np.argwhere(~np.isfinite(value))[0][0])
+        if value.dtype.kind != "f":
+            continue
+        target = name == "label" or name.startswith("privileged")
+        wrong = np.isinf(value) if target else ~np.isfinite(value)
+        if np.any(wrong):
+            tick = int(np.argwhere(wrong)[0][0])
             raise ValueError(f"{where}: {name} is not finite at tick {tick}: mend the recording or drop the episode")
     for name, changes in episode.text.items():
         starts = [tick for tick, _ in changes]

@@ -48,9 +48,10 @@ def spied(made: Toy) -> tuple[Toy, Spy, Spy]:
     return made._replace(acting=made.acting._replace(update=update, tick=tick)), update, tick
 
 
+@pytest.mark.parametrize("kind", ["pooled", "pictures"])
 @pytest.mark.parametrize("timeline", TIMELINES)
-def test_the_planner_runs_once_an_update(timeline):
-    made, update, tick = spied(toy("pooled"))
+def test_the_planner_runs_once_an_update(timeline, kind):
+    made, update, tick = spied(toy(kind))
     _, _, state = live(agent_of(made, timeline), world(made))
     assert [int(call[-1]) for call in update.calls] == timeline.observed.tolist()
     assert [int(call[4]) for call in tick.calls] == list(range(64))
@@ -64,6 +65,18 @@ def test_a_planner_run_at_every_tick_is_seen():
     every = recorded(np.arange(64), np.where(np.arange(64) % 4 == 0, np.arange(64), 10_000))
     live(agent_of(made, every), world(made))
     assert len(update.calls) > len(wanted.observed)
+
+
+@pytest.mark.parametrize("timeline", TIMELINES)
+def test_what_the_planner_follows_it_reads_once_a_tick_and_only_at_its_updates(timeline):
+    made, update, _ = spied(toy("pictures"))
+    follow = Spy(made.acting.follow)
+    made = made._replace(acting=made.acting._replace(follow=follow))
+    _, _, state = live(agent_of(made, timeline), world(made))
+    read = [int(call[3]) + i for call in follow.calls for i in range(int(call[4]))]
+    updates = timeline.observed[timeline.observed < made.ticks].tolist()
+    assert sorted(read + updates) == list(range(updates[-1] + 1 if updates else 0))
+    assert len(update.calls) == state.updates == len(updates)
 
 
 def test_a_tick_needs_no_weight_of_the_planners():
@@ -86,13 +99,13 @@ def shapes_of(made: Toy, tick: Spy) -> tuple:
     return params, fresh.controller, *rest
 
 
-def test_one_compiled_program_for_every_timeline_and_episode():
-    made = toy("pooled")
+@pytest.mark.parametrize("kind", ["pooled", "pictures"])
+def test_one_compiled_program_for_every_timeline_and_episode(kind):
+    made = toy(kind)
     for number, timeline in enumerate(TIMELINES):
         live(agent_of(made, timeline), world(made, 10 * number))
-    assert made.acting.update._cache_size() == 1
-    assert made.acting.tick._cache_size() == 1
-    assert made.acting.no_plan._cache_size() == 1
+    used = ("update", "tick", "no_plan") + (("follow", "look") if kind == "pictures" else ())
+    assert {name: getattr(made.acting, name)._cache_size() for name in used} == dict.fromkeys(used, 1)
 
 
 def test_a_second_program_is_seen():
@@ -215,7 +228,7 @@ def acted_in_step(made: Toy, timeline: Timeline, episodes: list) -> bool:
     )
 
 
-@pytest.mark.parametrize("kind", ["pooled", "scalars"])
+@pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions"])
 def test_the_tick_counter_agrees_in_the_agent(kind):
     made = toy(kind)
     assert acted_in_step(made, periodic(made.ticks, 4, 2, 1), world(made))
@@ -251,7 +264,7 @@ def in_batch(made: Toy) -> Batch:
     return packed(made, segments(made, world(made), timeline, windows(made.ticks)))
 
 
-@pytest.mark.parametrize("kind", ["pooled", "scalars"])
+@pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions", "pictures"])
 def test_the_tick_counter_agrees_in_the_batch(kind):
     made = toy(kind)
     assert packed_in_step(made, in_batch(made))

@@ -14,7 +14,7 @@ from hierarchy.timeline import periodic, visible
 from hierarchy.training.losses import LossWeights, joint_loss
 from modules.embedding import TokenEmbedding
 from modules.transformer import Transformer, TransformerConfig
-from tests.hierarchy.model.two_rate_toys import CONTROLLER, PLANNER, Toy, agent_of, live, packed, segments, toy, world
+from tests.hierarchy.model.two_rate_toys import CONTROLLER, PLANNER, Toy, agent_of, head, live, packed, segments, toy, world
 
 TIMELINE = periodic(64, 4, 3, 1)
 PLACES = [(2, (20, 34)), (1, (0, 12))]
@@ -59,7 +59,7 @@ def influence(made: Toy, batch: Batch) -> dict[str, np.ndarray]:
     def logits(added: Added) -> jax.Array:
         with hk.intercept_methods(watched(TokenEmbedding, added)):
             result = made.forward.__wrapped__(made.params, batch)
-        logits = result.continuous if result.discrete is None else result.discrete
+        logits = getattr(result, head(made))
         return jnp.where(logits[0] > -1e29, logits[0] * mixed[: logits.shape[-1]], 0.0).sum(axis=-1)
 
     jacobian = jax.jit(jax.jacrev(logits))(zeros(batch))
@@ -81,11 +81,11 @@ def reached(stream: Stream, config: TransformerConfig, layers: int | None = None
     return hops
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars"])
+@pytest.mark.parametrize("kind", ["film", "scalars", "captions"])
 def test_logits_depend_on_what_they_may_and_on_all_of_it(kind):
     made, batch = one_row(kind)
     found = influence(made, batch)
-    targets = batch.continuous if kind == "film" else batch.discrete
+    targets = getattr(batch, head(made))
     slots, plan = targets.slot[0], batch.plan[0]
     used = targets.weight[0] > 0
     controller, planner = reached(batch.controller, CONTROLLER), reached(batch.planner, PLANNER)
@@ -103,11 +103,11 @@ def test_logits_depend_on_what_they_may_and_on_all_of_it(kind):
     assert found["planner"][used].any()
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars"])
+@pytest.mark.parametrize("kind", ["film", "scalars", "captions"])
 def test_no_future(kind):
     made, batch = one_row(kind)
     found = influence(made, batch)
-    targets = batch.continuous if kind == "film" else batch.discrete
+    targets = getattr(batch, head(made))
     stream, slow = batch.controller, batch.planner
     for m in np.flatnonzero(targets.weight[0] > 0):
         slot = targets.slot[0, m]
@@ -178,6 +178,52 @@ def test_the_sub_goal_loss_trains_its_own_targets_alone():
     expected = at(targets.slot[0], targets.weight[0] > 0, batch.planner.tick.shape[1])
     np.testing.assert_array_equal(found["planner"], expected)
     assert expected.any()
+
+
+def test_the_planner_learns_text_from_its_own_targets_alone():
+    """Neither images nor words nor numbers nor padding; and no controller."""
+    made, batch = one_row("captions")
+    found = trained(made, batch, LossWeights(action=0.0, text=0.0, sub_goal=0.0))
+    targets = batch.planner_text
+    assert not found["controller"].any()
+    expected = at(targets.slot[0], targets.weight[0] > 0, batch.planner.tick.shape[1])
+    np.testing.assert_array_equal(found["planner"], expected)
+    said = made.schema.field_ids(made.layout.name)["planner", "previous_action"] + np.arange(3)
+    assert np.isin(batch.planner.field[0, expected, 0], [*said, -1]).all()
+    assert expected.any()
+
+
+def test_a_piece_the_planner_predicts_is_not_behind_its_own_prediction():
+    """Another id for a piece changes the planner's predictions of what comes after it, and nothing up to its own."""
+    made, batch = one_row("captions")
+    slots, used = batch.planner_text.slot[0], batch.planner_text.weight[0] > 0
+    at_slot = slots[used][7]
+    value = batch.planner.value.copy()
+    value[0, at_slot, 0] ^= 1
+    other = batch._replace(planner=batch.planner._replace(value=value))
+    before, after = (np.asarray(made.forward(made.params, each).planner_text)[0][used] for each in (batch, other))
+    differ = (before != after).any(axis=-1)
+    assert not differ[slots[used] < at_slot].any()
+    assert differ[slots[used] == at_slot].all()
+
+
+def test_pixels_reach_text_through_the_plan_and_only_after_their_tick():
+    made, batch = one_row("captions")
+    number = int(np.flatnonzero(batch.patches.slot[0] >= 0)[0])
+    pixels = batch.patches.pixels.copy()
+    pixels[0, number] ^= 255
+    other = batch._replace(patches=batch.patches._replace(pixels=pixels))
+    before, after = (np.asarray(made.forward(made.params, each).text)[0] for each in (batch, other))
+    slots, used = batch.text.slot[0], batch.text.weight[0] > 0
+    differ = (before != after).any(axis=-1)
+    shown = batch.planner.tick[0, batch.patches.slot[0, number]], batch.planner.segment[0, batch.patches.slot[0, number]]
+    sees = np.where(batch.plan[0] >= 0, batch.planner.tick[0, batch.plan_slot[0, batch.plan[0]]], -1)[slots]
+    own = batch.controller.segment[0, slots] == shown[1]
+    assert differ[used & own].any()
+    assert not differ[used & ~own].any()
+    ticks = batch.controller.tick[0, slots]
+    first = ticks[used & own & (sees >= shown[0])].min()
+    assert not differ[used & own & (ticks < first)].any()
 
 
 def weighed_everywhere(batch: Batch) -> Batch:

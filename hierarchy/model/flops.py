@@ -2,14 +2,24 @@
 
 A multiply-add is 2 operations, an elementwise operation 1 and a transcendental one (exp, rsqrt, tanh) none, as XLA counts.
 Attention is over the whole cache, as it is executed. An update is one chunk of numbers; the words of an instruction are further
-chunks, on the few updates that read them. Gathers, scatters and copies are no arithmetic.
+chunks, on the few updates that read them, and so are images. Gathers, scatters and copies are no arithmetic.
 """
 
 import math
 
 import jax
 
-from hierarchy.layout import BINS, Bounded, Layout, Schema, tokens_per_reading, tokens_per_update, words
+from hierarchy.layout import (
+    BINS,
+    Bounded,
+    Layout,
+    Piece,
+    Schema,
+    tokens_between,
+    tokens_per_reading,
+    tokens_per_update,
+    words,
+)
 from hierarchy.model.config import ModelConfig, sizes
 from hierarchy.model.network import Network
 from modules.embedding import POSITIONS, bin_features, head_features
@@ -18,8 +28,8 @@ from modules.transformer import TransformerConfig
 BIN_FEATURES = bin_features(BINS).shape[1]
 HEAD_FEATURES = head_features(BINS).shape[1]
 LOG_FEATURES = 10
-TABLES = ("names", "fields", "positions")
-"""Parameters that are read by id: the embedding's rows of names and positions, and its matrices of fields."""
+TABLES = ("names", "fields", "positions", "rows", "columns")
+"""Parameters that are read by id: the embedding's rows of names and positions, its matrices of fields, and patches' places."""
 
 # Operations an element. RMS norm: square, sum, two scalings. One score: mask, largest, difference, sum; and where it may be seen
 # (segment, order, time), worked out anew for every score, as it is fused. GELU by tanh, and the gate. One class: bias, limit,
@@ -38,6 +48,13 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     return count + controller.layers * 2 * vectors * 2 * controller.width
 
 
+def follow_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
+    """Returns the operations of reading what the planner follows at one tick between two updates; 0 where it follows nothing."""
+    tokens, planner = tokens_between(layout), config.planner
+    slots = planner.window * tokens_per_update(layout) + (config.text_slots if words(layout.planner) else 0)
+    return (_embedding(schema, planner, tokens, schema.planner_atoms) + _layers(planner, tokens, slots)) if tokens else 0
+
+
 def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     """Returns the operations of one controller tick: the reading, then every element of the action."""
     controller, reading, elements = config.controller, tokens_per_reading(layout), layout.action.size
@@ -46,14 +63,18 @@ def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     if isinstance(layout.action.codec, Bounded):
         head = 2 * HEAD_FEATURES * (controller.width + BINS) + DECODED * BINS
     else:
-        head = (2 * controller.width + DECODED) * sizes(schema).discrete
+        table = sizes(schema)
+        head = (2 * controller.width + DECODED) * (table.pieces if isinstance(layout.action.codec, Piece) else table.discrete)
     return count + elements * head
 
 
 def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: int) -> float:
-    """Returns the operations of a control tick on average: a tick, and one `ratio`th of an update; without a planner the tick."""
+    """Returns the operations of a control tick on average: a tick, and one `ratio`th of an update with what it follows of the
+    ticks before it; without a planner the tick."""
     tick = tick_flops(config, schema, layout)
-    return float(tick) if config.planner is None else tick + update_flops(config, schema, layout) / ratio
+    if config.planner is None:
+        return float(tick)
+    return tick + (update_flops(config, schema, layout) + (ratio - 1) * follow_flops(config, schema, layout)) / ratio
 
 
 def parameters(network: Network) -> int:

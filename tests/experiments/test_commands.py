@@ -12,6 +12,7 @@ import pytest
 from experiments import evaluate, tasks, train
 from experiments.compare_ratios import CompareConfig
 from experiments.evaluate import EvaluateConfig
+from experiments.evaluate_text import EvaluateTextConfig
 from experiments.record import RecordConfig
 from experiments.rows import load
 from experiments.scripted import ScriptedConfig
@@ -26,6 +27,7 @@ CONFIGS = {
     "evaluate": EvaluateConfig,
     "compare_ratios": CompareConfig,
     "scripted": ScriptedConfig,
+    "evaluate_text": EvaluateTextConfig,
 }
 
 

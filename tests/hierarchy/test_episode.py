@@ -45,6 +45,10 @@ def test_an_episode_is_not_changed():
         good().seed = 1
 
 
+def test_a_target_may_be_absent():
+    check(dataclasses.replace(good(), label=not_finite((TICKS, 1), 2), privileged={"goal": not_finite((TICKS, 1), 0)}))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -58,6 +62,8 @@ def test_an_episode_is_not_changed():
         (dict(observation={"state": np.zeros((TICKS, 2))}), "observation 'state' has 5 entries"),
         (dict(observation={"state": not_finite((TICKS + 1, 2), 3)}), "observation 'state' is not finite at tick 3"),
         (dict(action=not_finite((TICKS, 1), 2)), "action is not finite at tick 2"),
+        (dict(reward=not_finite((TICKS,), 2)), "reward is not finite at tick 2"),
+        (dict(label=np.full((TICKS, 1), np.inf)), "label is not finite at tick 0"),
         (dict(text={"say": ((3, "a"), (3, "b"))}), r"text 'say' changes at ticks \[3, 3\]"),
         (dict(text={"say": ((-1, "a"),)}), "text 'say'"),
         (dict(text={"say": ((TICKS + 1, "a"),)}), "text 'say'"),

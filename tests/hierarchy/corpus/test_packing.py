@@ -461,3 +461,38 @@ def test_the_label_is_the_target_and_the_executed_action_is_not():
     episode = toy_episode(1, 60)
     assert np.array_equal(encoded.label, encode(layout.action.codec, episode.label))
     assert (encoded.label != encode(layout.action.codec, episode.action)).mean() > 0.9
+
+
+def test_where_there_is_nothing_to_predict_there_is_no_target_and_nothing_to_see():
+    schema, episode = toy_schema(toy_layout(elements=3)), toy_episode(1, 60, elements=3)
+    whole = encode_episode(schema, "toy", episode, Letters())
+    label, goal = episode.label.copy(), episode.privileged["goal"].copy()
+    absent = np.random.default_rng(0).random(label.shape) < 0.3
+    absent[7] = True
+    label[absent], goal[8] = np.nan, EMPTY
+    encoded = encode_episode(schema, "toy", dataclasses.replace(episode, label=label, privileged={"goal": goal}), Letters())
+    np.testing.assert_array_equal(encoded.label == EMPTY, absent)
+    np.testing.assert_array_equal(encoded.label[~absent], whole.label[~absent])
+    timeline, window = periodic(60, 4, 2), (5, 44)
+    packing = Packing(rows=1, controller_tokens=400, lead_in=5)
+    parted, full = (cut(np.random.default_rng(0), each, timeline, window, packing) for each in (encoded, whole))
+    kept = ~absent[slice(*window)].ravel()
+    for part, before in zip(parted.continuous, full.continuous):
+        np.testing.assert_array_equal(part, before[kept])
+    assert (parted.ticks, full.ticks) == (38, 39)
+    assert parted.planner.tick[parted.sub_goal.slot].tolist() == [t for t in full.planner.tick[full.sub_goal.slot] if t != 8]
+    tokens = ~full.controller.lasting
+    hidden = absent[:44, :2].ravel()
+    np.testing.assert_array_equal((parted.controller.value[tokens] == EMPTY).all(axis=1), hidden)
+    np.testing.assert_array_equal((parted.controller.field[tokens] == EMPTY).all(axis=1), hidden)
+    np.testing.assert_array_equal(parted.controller.value[~tokens], full.controller.value[~tokens])
+
+
+def test_a_whole_number_of_minus_one_is_a_value_of_a_bounded_action_and_no_target_of_a_discrete_one():
+    label = np.array([[-1], [3]])
+    for discrete in (True, False):
+        layout = toy_layout(discrete=discrete)
+        schema = toy_schema(layout)
+        episode = dataclasses.replace(toy_episode(1, 2, discrete=discrete), label=label)
+        expected = [[EMPTY], [3]] if discrete else encode(layout.action.codec, label).tolist()
+        assert encode_episode(schema, "toy", episode, Letters()).label.tolist() == expected

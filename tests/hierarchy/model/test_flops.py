@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.tasks import schema_of
-from hierarchy.layout import tokens_per_reading, tokens_per_update
+from hierarchy.layout import tokens_between, tokens_per_reading, tokens_per_update
 from hierarchy.model import stepwise
 from hierarchy.model.config import PRESETS, ModelConfig
-from hierarchy.model.flops import TABLES, flops_per_tick, parameters, tick_flops, update_flops
+from hierarchy.model.flops import TABLES, flops_per_tick, follow_flops, parameters, tick_flops, update_flops
 from hierarchy.model.network import build
 
 CASES = [
@@ -20,6 +20,7 @@ CASES = [
         ("debug", "patrol", "cross_attention"),
         ("debug", "patrol", "film"),
         ("debug", "reacher_easy", "cross_attention"),
+        ("text", "text", "cross_attention"),
         ("demo", "patrol", "cross_attention"),
         ("demo", "reacher_easy", "cross_attention"),
     )
@@ -38,7 +39,7 @@ def parts(preset: str, task: str, read: str = "cross_attention", agent: str = "t
 
 def tokens(count: int, atoms: int) -> stepwise.Tokens:
     ids = jax.ShapeDtypeStruct((count, atoms), jnp.int32)
-    return stepwise.Tokens(ids, ids, NUMBER)
+    return stepwise.Tokens(ids, ids, NUMBER, NUMBER)
 
 
 def counted_by_xla(function, *arguments) -> float:
@@ -72,6 +73,18 @@ def test_a_tick_costs_what_xla_says(preset, task, read, monkeypatch):
     assert tick_flops(config, schema, layout) == pytest.approx(expected, rel=0.05)
 
 
+def test_what_is_followed_costs_what_xla_says_and_that_is_the_same_at_every_ratio():
+    config, schema, layout, network, params = parts("text", "text")
+    cache = jax.eval_shape(lambda: stepwise.planner_cache(network, layout))
+    one = jax.ShapeDtypeStruct((1, tokens_between(layout), schema.planner_atoms), jnp.int32)
+    follow = functools.partial(stepwise.follow, network, layout)
+    expected = counted_by_xla(follow, params, cache, stepwise.Tokens(one, one, NUMBER, NUMBER), NUMBER, 1)
+    assert follow_flops(config, schema, layout) == pytest.approx(expected, rel=0.05)
+    costs = [flops_per_tick(config, schema, layout, ratio) for ratio in (1, 2, 8, 32)]
+    plan = update_flops(config, schema, layout) - follow_flops(config, schema, layout)
+    assert [round(costs[0] - cost) for cost in costs] == [round(plan * (1 - 1 / ratio)) for ratio in (1, 2, 8, 32)]
+
+
 def test_a_planner_update_is_worth_its_own_rate():
     config, schema, layout, _, _ = parts("demo", "patrol")
     assert update_flops(config, schema, layout) >= 5 * tick_flops(config, schema, layout)
@@ -90,7 +103,8 @@ def test_parameters_are_those_that_are_multiplied_through():
     _, _, _, network, shapes = parts("debug", "patrol")
     sizes = {f"{module}/{name}": leaf.size for module, leaves in shapes.items() for name, leaf in leaves.items()}
     tables = {name for name in sizes if name.rsplit("/", 1)[1] in TABLES}
-    assert tables == {f"{model}/embedding/{table}" for model in ("planner", "controller") for table in TABLES}
+    read = ("names", "fields", "positions")
+    assert tables == {f"{model}/embedding/{table}" for model in ("planner", "controller") for table in read}
     assert parameters(network) == sum(size for name, size in sizes.items() if name not in tables)
 
 

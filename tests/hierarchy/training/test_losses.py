@@ -113,3 +113,23 @@ def test_the_wrong_plan_is_the_next_rows_and_no_plan_is_the_learnt_one(made):
     found = [measured[name] for name in ("action_loss", "action_loss_wrong_plan", "action_loss_no_plan")]
     np.testing.assert_allclose(found, [own, wrong, without], rtol=1e-5)
     assert len({round(float(each), 6) for each in found}) == 3
+
+
+def test_text_is_logged_by_its_own_name_and_weighed_apart():
+    made = toy("captions")
+    batch = packed(made, segments(made, world(made), periodic(made.ticks, 4, 2, 1), windows(made.ticks)))
+    loss = jax.jit(lambda weights: joint_loss(made.network, made.params, batch, weights), static_argnums=0)
+    total, metrics = loss(LossWeights(text=2.0, planner_text=0.5))
+    assert set(metrics) == {"loss", "text_loss", "text_accuracy", "planner_text_loss", "planner_text_accuracy"}
+    np.testing.assert_allclose(total, 2.0 * metrics["text_loss"] + 0.5 * metrics["planner_text_loss"], rtol=1e-5)
+    # Untrained, a piece is about as likely as any other.
+    assert abs(float(metrics["text_loss"]) - np.log(128)) < 1.0
+    used = plan_use(made.network, made.params, batch)
+    assert set(used) == {"text_loss", "text_loss_wrong_plan", "text_loss_no_plan", "planner_text_loss"}
+    assert len({round(float(used[name]), 6) for name in used}) == 4
+
+
+def test_the_warm_up_keeps_every_loss_of_the_planners_own():
+    weights = LossWeights(action=1.0, text=1.0, sub_goal=0.3, planner_text=0.7)
+    first = step_weights(LearnerConfig(steps=4, planner_steps=2, weights=weights), 0)
+    assert first == LossWeights(action=0.0, text=0.0, sub_goal=0.3, planner_text=0.7)
