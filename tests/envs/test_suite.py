@@ -112,3 +112,30 @@ def test_share_of_clean_episodes_is_the_one_asked_for():
         action, label = expert.step(environment, time_step)
         clean += action is label
     assert abs(clean / 400 - 0.25) < 0.07
+
+
+def test_a_burst_is_one_action_for_a_while_and_its_labels_stay_clean():
+    environment, expert = make("point_mass_easy", ticks=400), SuiteExpert(Noise(clean=0.0, most=0.0, bursts=0.02))
+    environment.reseed(3)
+    time_step = environment.reset()
+    expert.begin(environment, np.random.default_rng(3))
+    executed, labels, clean = [], [], []
+    while not time_step.last():
+        action, label = expert.step(environment, time_step)
+        executed.append(action)
+        labels.append(label)
+        clean.append(np.clip(LABELS["point_mass_easy"](time_step.observation), -1, 1))
+        time_step = environment.step(action)
+    np.testing.assert_allclose(labels, clean, atol=1e-6)
+    parted = (np.array(executed) != np.array(labels)).any(axis=1)
+    starts = np.flatnonzero(np.diff(parted.astype(int), prepend=0) == 1)
+    assert len(starts) >= 2
+    for start in starts[:-1]:
+        same = (np.array(executed)[start : start + 10] == executed[start]).all(axis=1)
+        assert same.all(), "a burst lasts 10 ticks or more"
+
+
+@pytest.mark.parametrize("wrong", [{"bursts": 1.5}, {"burst_ticks": (0, 5)}, {"burst_ticks": (9, 5)}])
+def test_a_burst_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="burst"):
+        Noise(**wrong)
