@@ -13,7 +13,7 @@ from hierarchy.corpus.codecs import decode, encode
 from hierarchy.corpus.packing import pack
 from hierarchy.corpus.segment import encode_episode
 from hierarchy.episode import Episode
-from hierarchy.layout import CONTINUOUS_START, Bounded, Continuous, Discrete, Field, Layout, Schema
+from hierarchy.layout import CONTINUOUS_START, Bounded, Continuous, Discrete, Field, Layout, Piece, Schema
 from hierarchy.model import stepwise
 from hierarchy.model.network import build
 from hierarchy.timeline import Timeline, periodic, recorded
@@ -144,6 +144,22 @@ def few() -> Schema:
             Layout("many", (), state, Field("action", Discrete(60))),
         )
     )
+
+
+def test_ten_thousand_pieces_are_the_tokenizers_own():
+    said = Field("previous_action", Piece(), 4)
+    layout = Layout("text", (), (said,), Field("words", Piece(), 4), pooled=False)
+    schema, batch, ticks = Schema((layout, few()["many"]), text_pieces=30), 320, 8
+    network = build(ALONE, schema)
+    acting = compile_acting(network, schema, "text", "sample")
+    agent = Agent(acting, network.init(jax.random.key(3)), recorded([], []), horizon=ticks)
+    state, pieces = agent.begin(range(batch)), []
+    for _ in range(ticks):
+        action, state = agent.step(state, {})
+        pieces.append(action)
+    pieces = np.concatenate(pieces)
+    assert pieces.size > 10_000
+    assert np.array_equal(np.unique(pieces), np.arange(30))
 
 
 @functools.cache

@@ -88,6 +88,17 @@ def test_a_planner_that_starts_late_has_its_lead_in(name):
     assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["every tick", "as drawn"])
+def test_a_planner_that_follows_every_tick_and_starts_late_has_its_lead_in(name):
+    made = toy("pictures")
+    lived, stepped, _ = live(agent_of(made, TIMELINES[name]), world(made))
+    rows = windows(LONG)
+    parts = segments(made, lived, TIMELINES[name], rows, planner_tokens=110)
+    assert parts[2][0].planner.tick[0] > 0
+    assert all(len(part.planner.tick) <= 110 for row in parts for part in row)
+    assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
+
+
 @pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions", "pictures"])
 def test_both_caches_roll_over_twice(kind):
     made = toy(kind)
@@ -158,6 +169,40 @@ def actions_executed_late(batch):
     value = batch.controller.value.copy()
     value[:, :, 0] = late
     return batch._replace(controller=batch.controller._replace(value=value))
+
+
+def images_elsewhere(batch):
+    return batch._replace(patches=batch.patches._replace(row=np.minimum(batch.patches.row + 40, 127)))
+
+
+def images_of_another(batch):
+    return batch._replace(patches=batch.patches._replace(pixels=np.roll(batch.patches.pixels, 2, axis=1)))
+
+
+def pieces_at_their_updates(batch):
+    """Every token of the planner's at the tick of the update that read it, as if it had no tick of its own."""
+    stream, tick = batch.planner, batch.planner.tick.copy()
+    for b, slots in enumerate(batch.plan_slot):
+        ends = np.sort(slots[slots >= 0])
+        for n in np.flatnonzero(stream.segment[b] > 0):
+            later = ends[ends >= n]
+            if len(later) and stream.segment[b, later[0]] == stream.segment[b, n]:
+                tick[b, n] = stream.tick[b, later[0]]
+    return batch._replace(planner=stream._replace(tick=tick))
+
+
+def pieces_one_update_late(batch):
+    """The planner's pieces shifted by one token."""
+    value = batch.planner.value.copy()
+    said = value[:, :, 0] < 128
+    value[:, 1:, 0] = np.where(said[:, 1:] & said[:, :-1], value[:, :-1, 0], value[:, 1:, 0])
+    return batch._replace(planner=batch.planner._replace(value=value))
+
+
+@pytest.mark.parametrize("mutant", [images_elsewhere, images_of_another, pieces_at_their_updates, pieces_one_update_late])
+def test_text_or_images_read_wrongly_are_seen(mutant):
+    made = toy("captions")
+    assert parted(made, within(ACTED, made.ticks), change=mutant) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_more_words_than_a_cache_holds_are_refused():
     seen = shown(made, 2)
     seen[1] = seen[1] | {"say": np.array(["go", "a" * (made.network.config.text_slots + 1), "go"], object)}
     with pytest.raises(
-        ValueError, match=r"the planner would hold \d+ words in its window of 12 ticks, and text_slots is 36: raise"
+        ValueError, match=r"the planner would hold \d+ words and patches in its window of 12 ticks, and text_slots is 36: raise"
     ):
         drive(intervened(made, None, periodic(made.ticks, 1)), seen)
 
@@ -219,3 +219,23 @@ def test_an_agent_keeps_no_plan_that_no_tick_can_see():
     episodes = [dataclasses.replace(episode) for episode in world(made)]
     _, _, state = live(agent_of(made, periodic(made.ticks, 1, 5)), episodes)
     assert sorted(state.plans) == [-1, *range(made.ticks - 6, made.ticks)]
+
+
+def test_what_was_executed_is_what_the_next_tick_reads():
+    """Told that another action was executed, the agent reads that one, in its history and in its logits."""
+    made = toy("text", "argmax")
+    seen, agent = shown(made, 4), agent_of(made, periodic(made.ticks, 2))
+
+    def drive_executing(change):
+        state, logits, action = agent.begin([0, 1, 2]), [], None
+        for tick, now in enumerate(seen):
+            action, state = agent.step(state, now, change(action) if tick == 3 else None)
+            logits.append(np.asarray(state.decoded.logits))
+        return np.stack(logits)
+
+    changes = np.copy, lambda action: (action + 1) % 128, lambda action: np.full_like(action, -1)
+    same, other, nothing = (drive_executing(change) for change in changes)
+    np.testing.assert_array_equal(same[:3], other[:3])
+    assert np.abs(same[3] - other[3]).max() > 1e-3
+    assert np.abs(nothing[3] - other[3]).max() > 1e-3
+    np.testing.assert_array_equal(same, drive(agent, seen)[1])
