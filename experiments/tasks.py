@@ -8,14 +8,18 @@ import dm_env
 import numpy as np
 
 from envs import (
+    baby_ai,
     captions,
     cue_recall,
     disturbance_rejection,
     documents,
+    meta_world,
     patrol_camera,
     patrol_experts,
     suite,
     suite_experts,
+    suite_planning,
+    suite_tasks,
     switching_goal,
 )
 from envs.cue_recall import CueRecall
@@ -33,7 +37,8 @@ from hierarchy.layout import Bounded, Continuous, Discrete, Field, Image, Layout
 @dataclasses.dataclass(frozen=True)
 class Task:
     """make: an environment. expert: (whether noisy) to a fresh expert. ticks: of its longest episode. augment: a random exact
-    symmetry of an episode, or None. kept: least return of an episode that is worth imitating."""
+    symmetry of an episode, or None. kept: least return of an episode that is worth imitating, where the expert can fail (a
+    scripted label is right whatever happened). cost_s: CPU seconds that recording an episode takes, about."""
 
     make: Callable[[], dm_env.Environment]
     expert: Callable[[bool], Expert]
@@ -41,6 +46,11 @@ class Task:
     ticks: int
     augment: Callable[[Episode, np.random.Generator], Episode] | None = None
     kept: float = -np.inf
+    cost_s: float = 0.1
+
+
+SUCCESS = 0.8
+"""Share of the expert's mean return that an episode must reach to be imitated: Gato's (arXiv 2205.06175, section 4.1)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,25 +130,81 @@ def body(name: str, motors: int, *fields: Field) -> Layout:
     return Layout(name, planner=fields, controller=fields, action=motor(motors))
 
 
+REACHER = angle("position", 2), number("to_target", 2, 0.5), number("velocity", 2, 20.0)
+FINGER = (
+    number("position", 4, 2.0),
+    number("velocity", 3, 20.0),
+    number("touch", 2, 10.0),
+    number("target_position", 2, 0.5),
+    number("dist_to_target", 1, 0.5),
+)
+FISH = number("joint_angles", 7, 2.0), number("upright", 1, 1.0), number("velocity", 13, 20.0)
+WALKER = number("orientations", 14, 1.0), number("height", 1, 2.0), number("velocity", 9, 20.0)
 SUITE = {
     "cartpole_balance": body("cartpole_balance", 1, *cart()),
+    "cartpole_swingup": body("cartpole_swingup", 1, *cart()),
     "pendulum_swingup": body("pendulum_swingup", 1, number("orientation", 2, 1.0), number("velocity", 1, 12.0)),
-    "reacher_easy": body("reacher_easy", 2, angle("position", 2), number("to_target", 2, 0.5), number("velocity", 2, 20.0)),
+    "reacher_easy": body("reacher_easy", 2, *REACHER),
+    "reacher_hard": body("reacher_hard", 2, *REACHER),
     "point_mass_easy": body("point_mass_easy", 2, number("position", 2, 0.5), number("velocity", 2, 2.0)),
+}
+PLANNED = {
+    "ball_in_cup_catch": body("ball_in_cup_catch", 2, number("position", 4, 0.5), number("velocity", 4, 5.0)),
+    "finger_turn_easy": body("finger_turn_easy", 2, *FINGER),
+    "finger_turn_hard": body("finger_turn_hard", 2, *FINGER),
+    "fish_upright": body("fish_upright", 5, *FISH),
+    "fish_swim": body("fish_swim", 5, number("target", 3, 1.0), *FISH),
+    "walker_stand": body("walker_stand", 6, *WALKER),
+    "walker_walk": body("walker_walk", 6, *WALKER),
 }
 
 
 # Most of an episode is rest at the goal; what follows a burst shows the way there. A regulator has no way back from far off.
-BURSTS = {"cartpole_balance": 0.0, "pendulum_swingup": 0.01, "reacher_easy": 0.03, "point_mass_easy": 0.01}
+BURSTS = {
+    "cartpole_balance": 0.0,
+    "cartpole_swingup": 0.0,
+    "pendulum_swingup": 0.01,
+    "reacher_easy": 0.03,
+    "reacher_hard": 0.03,
+    "point_mass_easy": 0.01,
+}
 
 
 def suite_task(name: str) -> Task:
-    """Returns a task of the DeepMind Control Suite, 1000 ticks an episode as there."""
+    """Returns a small body of the DeepMind Control Suite, 1000 ticks an episode as there."""
 
     def expert(noisy: bool) -> Expert:
         return suite_experts.SuiteExpert(Noise(bursts=BURSTS[name]) if noisy else None)
 
     return Task(lambda: suite.make(name), expert, SUITE[name], suite.SUITE_TICKS)
+
+
+def planned_task(name: str) -> Task:
+    """Returns a body of the DeepMind Control Suite whose expert plans."""
+    planned = suite_planning.PLANNED[name]
+    return Task(
+        lambda: suite_tasks.make(name),
+        suite_planning.PlanningExpert,
+        PLANNED[name],
+        suite_tasks.SETTINGS[name].ticks,
+        kept=SUCCESS * planned.mean_return,
+        cost_s=planned.cost_s,
+    )
+
+
+def meta_world_task(name: str) -> Task:
+    """Returns a task of Meta-World; its return is 1 for success."""
+    fields = number("hand", 4, 1.0), number("objects", 14, 1.0), number("goal", 3, 1.0)
+    layout = body(name, 4, *fields)
+    return Task(lambda: meta_world.make(name), meta_world.ScriptedPolicy, layout, meta_world.TICKS, kept=1.0, cost_s=1.0)
+
+
+def baby_ai_task(name: str) -> Task:
+    """Returns a level of BabyAI; its return is 1 for success. The words are the planner's alone."""
+    cells = tuple(Field(symbol, Discrete(values), baby_ai.CELLS) for symbol, values in baby_ai.SYMBOLS.items())
+    seen = (*cells, Field("direction", Discrete(4)))
+    layout = Layout(name, planner=(Field("mission", Text()), *seen), controller=seen, action=Field("action", Discrete(7)))
+    return Task(lambda: baby_ai.make(name), baby_ai.Bot, layout, baby_ai.LEVELS[name][1], kept=1.0)
 
 
 def regulator(noisy: bool) -> Expert:
@@ -224,7 +290,9 @@ TASKS = {
     "disturbance_rejection": Task(
         DisturbanceRejection, pushed, BENCH["disturbance_rejection"], disturbance_rejection.Rules().ticks
     ),
-} | {name: suite_task(name) for name in SUITE}
+}
+TASKS |= {name: suite_task(name) for name in SUITE} | {name: planned_task(name) for name in PLANNED}
+TASKS |= {name: meta_world_task(name) for name in meta_world.NAMES} | {name: baby_ai_task(name) for name in baby_ai.LEVELS}
 
 
 def find(name: str) -> Task | Collection:

@@ -67,6 +67,13 @@ def finished(folder: str | os.PathLike) -> int:
     return sum(shard["episodes"] for shard in _load(path)["shards"]) if path.exists() else 0
 
 
+def last_seed(folder: str | os.PathLike) -> int | None:
+    """Returns the seed of the last episode that `finished` counts; None if there is none."""
+    path = pathlib.Path(folder) / UNFINISHED
+    summary = _load(path)["summary"] if path.exists() else []
+    return summary[-1][0] if summary else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Episodes by number, in the order of writing. Safe to read from several threads. manifest: as on disk."""

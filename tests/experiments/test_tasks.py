@@ -1,0 +1,55 @@
+"""Every task's layout is what its environment shows and takes, for each world that is installed."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from dm_env import specs
+
+from envs.recording import record
+from envs.suite_experts import RandomExpert
+from experiments.tasks import TASKS, find
+from hierarchy.corpus.segment import encode_episode
+from hierarchy.layout import PREVIOUS_ACTION, Discrete, Schema, Text
+from tests.hierarchy.corpus.corpus_toys import Letters
+
+NEEDS = {"metaworld": "metaworld", "babyai": "minigrid"}
+
+
+def made(name):
+    """Returns the task's environment, or skips where its package is missing, saying so."""
+    package = NEEDS.get(name.split("_")[0])
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (requirements-extras.txt)")
+    return find(name).make()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_layout_is_what_the_environment_shows_and_takes(name):
+    environment, layout = made(name), find(name).layout
+    shown, taken = environment.observation_spec(), environment.action_spec()
+    for field in layout.planner + layout.controller:
+        if field.name == PREVIOUS_ACTION:
+            continue
+        spec = shown[field.name]
+        assert isinstance(spec, specs.StringArray) == isinstance(field.codec, Text), field.name
+        assert isinstance(field.codec, Text) or int(np.prod(spec.shape)) == field.size, field.name
+        if isinstance(field.codec, Discrete) and isinstance(spec, specs.BoundedArray) and not field.summed:
+            assert np.max(spec.maximum) < field.codec.values, field.name
+    assert isinstance(taken, specs.DiscreteArray) == isinstance(layout.action.codec, Discrete)
+    assert layout.action.size == int(np.prod(taken.shape))
+    if isinstance(taken, specs.DiscreteArray):
+        assert taken.num_values == layout.action.codec.values
+    else:
+        np.testing.assert_array_equal(np.broadcast_to(taken.minimum, taken.shape), layout.action.codec.low)
+        np.testing.assert_array_equal(np.broadcast_to(taken.maximum, taken.shape), layout.action.codec.high)
+    assert layout.name == name
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_random_episodes_become_tokens(name):
+    environment, task = made(name), find(name)
+    episode = record(environment, RandomExpert(), 3, name, max_ticks=20)
+    encoded = encode_episode(Schema((task.layout,), 300), name, episode, Letters())
+    assert encoded.label.shape == (episode.ticks, task.layout.action.size)
+    assert episode.ticks <= task.ticks
