@@ -12,7 +12,7 @@ from hierarchy.corpus.codecs import from_unit
 from hierarchy.corpus.reading import History, Pieces, controller_tokens, planner_tokens, spoken_fields, words_due
 from hierarchy.layout import EMPTY, Bounded, Layout, Schema, tokens_per_reading, tokens_per_update, words
 from hierarchy.model import stepwise
-from hierarchy.model.network import Network
+from hierarchy.model.network import Network, Reading
 from hierarchy.timeline import NO_PLAN, Timeline, age, visible
 from modules.transformer import Cache
 
@@ -113,30 +113,10 @@ class Agent:
         self._age = age(timeline, np.arange(horizon))
         self._update_at = {int(tick): j for j, tick in enumerate(timeline.observed)}
         self._has_planner = acting.network.config.planner is not None
-        self._no_plan = acting.no_plan(params) if self._has_planner else None
 
     def begin(self, seeds: Sequence[int]) -> AgentState:
         """Returns the state before tick 0 of one episode a seed; seeds are for sampling actions."""
-        network, layout, batch = self.acting.network, self.acting.layout, len(seeds)
-
-        def repeat(tree):
-            return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
-
-        nothing = {
-            reader: Heard(-1, {f.name: np.full(batch, -1) for f in words(getattr(layout, reader))}, []) for reader in READERS
-        }
-        return AgentState(
-            tick=0,
-            seeds=np.asarray(seeds, np.uint32),
-            history=History(self.acting.schema, layout.name, batch, self._tokenizer),
-            planner=repeat(stepwise.planner_cache(network, layout)) if self._has_planner else None,
-            controller=repeat(stepwise.controller_cache(network, layout)),
-            plans={NO_PLAN: repeat(self._no_plan)},
-            heard=nothing,
-            previous_action=None,
-            decoded=None,
-            updates=0,
-        )
+        return begin(self.acting, self.params, seeds, self._tokenizer)
 
     def step(self, state: AgentState, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, AgentState]:
         """Returns the actions [B, A] (discrete: int [B]) of this tick, and the state after it.
@@ -151,28 +131,64 @@ class Agent:
         state = self._update(state) if self._has_planner and now in self._update_at else state
         newest = int(self._visible[now])
         plans = {j: plan for j, plan in state.plans.items() if j >= newest or j == NO_PLAN}
-        tokens, chunks, heard = _tokens(state, "controller", self.acting)
         reading = plans[newest].reading if self._has_planner else None
-        since = np.int32(self._age[now])
-        controller, decoded = self.acting.tick(
-            self.params, state.controller, tokens, chunks, np.int32(now), reading, since, state.seeds
-        )
-        action = as_action(self.acting.layout, decoded)
-        heard = state.heard | {"controller": heard}
-        return action, state._replace(
-            tick=now + 1, controller=controller, plans=plans, heard=heard, previous_action=action, decoded=decoded
-        )
+        return act(self.acting, self.params, state._replace(plans=plans), reading, int(self._age[now]))
 
     def _update(self, state: AgentState) -> AgentState:
         """Runs the update that is due; its plan waits in `plans` until the timeline makes it visible."""
         j = self._update_at[state.tick]
-        tokens, chunks, heard = _tokens(state, "planner", self.acting)
-        cache, plan = self.acting.update(self.params, state.planner, tokens, chunks, np.int32(state.tick))
+        plan, state = think(self.acting, self.params, state)
         if self._intervention is not None:
             plan = self.acting.read(self.params, self._intervention(j, plan.vectors))
-        return state._replace(
-            planner=cache, plans=state.plans | {j: plan}, heard=state.heard | {"planner": heard}, updates=state.updates + 1
-        )
+        return state._replace(plans=state.plans | {j: plan})
+
+
+def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pieces | None = None) -> AgentState:
+    """Returns the state before tick 0 of one episode a seed."""
+    network, layout, batch = acting.network, acting.layout, len(seeds)
+    has_planner = network.config.planner is not None
+
+    def repeat(tree):
+        return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
+
+    nothing = {reader: Heard(-1, {f.name: np.full(batch, -1) for f in words(getattr(layout, reader))}, []) for reader in READERS}
+    return AgentState(
+        tick=0,
+        seeds=np.asarray(seeds, np.uint32),
+        history=History(acting.schema, layout.name, batch, tokenizer),
+        planner=repeat(stepwise.planner_cache(network, layout)) if has_planner else None,
+        controller=repeat(stepwise.controller_cache(network, layout)),
+        plans={NO_PLAN: repeat(acting.no_plan(params)) if has_planner else None},
+        heard=nothing,
+        previous_action=None,
+        decoded=None,
+        updates=0,
+    )
+
+
+def think(acting: Acting, params: hk.Params, state: AgentState) -> tuple[stepwise.Plan, AgentState]:
+    """Returns the plan of an update that observes the state's tick, and the state whose planner has read it."""
+    tokens, chunks, heard = _tokens(state, "planner", acting)
+    cache, plan = acting.update(params, state.planner, tokens, chunks, np.int32(state.tick))
+    return plan, state._replace(planner=cache, heard=state.heard | {"planner": heard}, updates=state.updates + 1)
+
+
+def act(
+    acting: Acting, params: hk.Params, state: AgentState, reading: Reading | None, since: int
+) -> tuple[np.ndarray, AgentState]:
+    """Returns the actions [B, A] of the state's tick, and the state after it.
+
+    reading: of the visible plan, entries [B, ...]. since: its age in ticks; -1 where there is none.
+    """
+    tokens, chunks, heard = _tokens(state, "controller", acting)
+    controller, decoded = acting.tick(
+        params, state.controller, tokens, chunks, np.int32(state.tick), reading, np.int32(since), state.seeds
+    )
+    action = as_action(acting.layout, decoded)
+    heard = state.heard | {"controller": heard}
+    return action, state._replace(
+        tick=state.tick + 1, controller=controller, heard=heard, previous_action=action, decoded=decoded
+    )
 
 
 READERS = ("planner", "controller")
