@@ -51,17 +51,17 @@ WORDINGS = 300
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """run: folder of a training run; without one the weights are random, of `preset` and `seed`."""
+    """run: folder of a training run; without one the weights are random, of a `preset`."""
 
     run: Path | None = None
     preset: str = "demo"
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class RealTimeConfig:
     """out: folder of what is written. hz: ticks a second; 0 for as fast as possible. episodes: one after another, from `seed` on.
-    ticks: at which an episode is cut off; none for its own end.
+    ticks: at which an episode is cut off; none for its own end. ratio: ticks between the planner's observations, at least; 1 for
+    as often as it can. think_s: what an update takes at least, in place of a larger planner or one far away.
 
     planner: beside in a process, or in a thread where there can be none. world: here, or in a process that goes on by its own
     clock as a robot does. wait_for_first: tick 0 waits for the first plan.
@@ -74,7 +74,8 @@ class RealTimeConfig:
     episodes: int = 1
     ticks: int | None = None
     seed: int = FIRST_SEED
-    pace: tyro.conf.OmitArgPrefixes[Pace] = Pace()
+    ratio: int = 8
+    think_s: float = 0.0
     late: Late = Late()
     patience: Patience = Patience()
     planner: Literal["process", "thread"] = "process"
@@ -96,7 +97,7 @@ def parts(weights: Weights, task: str, tokenizer: Path | None, cache: Path | Non
     words = text.Tokenizer.load(tokenizer) if tokenizer else None
     schema = schema_of((task,), words.pieces if words else 0, "two_rate")
     network = build(PRESETS[weights.preset], schema)
-    return compile_acting(network, schema, task, "mean"), network.init(jax.random.key(weights.seed)), words
+    return compile_acting(network, schema, task, "mean"), network.init(jax.random.key(0)), words
 
 
 def tokenizer_for(environment: dm_env.Environment, path: Path) -> Path | None:
@@ -159,7 +160,9 @@ class Run:
             self.agent.warm_up(first)
             yield None
             return
-        facts = {"pace": self.config.pace, "patience": self.config.patience, "place": self.config.planner}
+        # With real-time priority the controller goes first anyway.
+        pace = Pace(self.config.ratio, self.config.think_s, yielding=not (self.clock.paced and priority.may_raise_priority()))
+        facts = {"pace": pace, "patience": self.config.patience, "place": self.config.planner}
         with PlannerBeside(make, self.link, where=where, monitor=self.monitor, **facts) as planner:
             self.agent.warm_up(first)
             planner.wait_ready()
@@ -168,7 +171,7 @@ class Run:
     def fly(self) -> None:
         """Runs the episodes; `KeyboardInterrupt` ends the run and keeps those that were whole."""
         tick_s = getattr(self.environment, "tick_s", self.clock.period_s or None)
-        with priority.CollectorPauses() as collector, _quiet(self.clock.paced, self.notes):
+        with _quiet(self.clock.paced, self.notes), priority.CollectorPauses() as collector:
             for seed in range(self.config.seed, self.config.seed + self.config.episodes):
                 try:
                     moments = list(run([self.environment], self.agent, [seed], self.config.ticks))
@@ -247,8 +250,8 @@ def describe(found: dict[str, Any]) -> str:
     wanted = f" of {found['wanted_hz']:g}" if found["wanted_hz"] else ""
     phases = (f"{name} {each['p50']:.3f} p50 {each['p99']:.3f} p99" for name, each in found["phases_ms"].items())
     lines = [
-        f"{found['ticks']} ticks, {found['episodes']} episodes: fast {found['fast_hz']:.2f} Hz{wanted}, slow {found['slow_hz']:.2f} "
-        f"Hz, observation to action {found['observation_to_action_ms']['p50']:.2f} ms p50",
+        f"{found['ticks']} ticks, {found['episodes']} episodes: fast {found['fast_hz']:.2f} Hz{wanted}, "
+        f"slow {found['slow_hz']:.2f} Hz, observation to action {found['observation_to_action_ms']['p50']:.2f} ms p50",
         f"tick: {tick['p50']:.2f} ms p50, {tick['p99']:.2f} p99, {tick['p99.9']:.2f} p99.9, {tick['max']:.2f} max",
         f"  {', '.join(phases)}",
     ]

@@ -22,7 +22,7 @@ import haiku as hk
 import numpy as np
 
 from hierarchy.control.agent import Acting, AgentState, begin, think
-from hierarchy.control.link import Arrived, Event, Link, Orders
+from hierarchy.control.link import WARM_UP, Arrived, Event, Link, Orders
 from hierarchy.control.monitor import Monitor
 from hierarchy.control.priority import lower_priority, pin
 from hierarchy.control.real_time import packed
@@ -37,10 +37,11 @@ FAILURES = 3
 @dataclasses.dataclass(frozen=True)
 class Pace:
     """ratio: ticks from one observation to the next at least; 1 for as often as it can. least_s: seconds that an update takes at
-    least, in place of a larger planner or one far away."""
+    least, in place of a larger planner or one far away. yielding: gives way to all other programs once it is warm."""
 
     ratio: int = 8
     least_s: float = 0.0
+    yielding: bool = False
 
     def __post_init__(self) -> None:
         if self.ratio < 1 or self.least_s < 0:
@@ -59,6 +60,8 @@ def serve(make: Callable[[], Parts], link: Link, pace: Pace, generation: int, al
     """Plans until it is told to stop, or nobody is `alive` to plan for."""
     acting, params, tokenizer = make()
     _warm_up(acting, params, tokenizer, link)
+    if pace.yielding:
+        lower_priority()
     link.live(generation)
     thinker = _Thinker(acting, params, tokenizer, link, generation)
     while alive():
@@ -74,6 +77,7 @@ def serve(make: Callable[[], Parts], link: Link, pace: Pace, generation: int, al
         if newest > thinker.last and (thinker.last < 0 or newest - thinker.last >= pace.ratio):
             thinker.plan(pace.least_s)
         else:
+            thinker.prepare()
             time.sleep(POLL_S)
 
 
@@ -83,18 +87,26 @@ class _Thinker:
     def __init__(self, acting: Acting, params: hk.Params, tokenizer: Pieces | None, link: Link, generation: int):
         self._acting, self._params, self._tokenizer = acting, params, tokenizer
         self._link, self._generation = link, generation
-        self.begin(0)
+        self._fresh: AgentState | None = None
+        self.prepare()
+        self.begin(WARM_UP)
+
+    def prepare(self) -> None:
+        """Makes the state that the next episode begins with, which takes some ms, unless it is there already."""
+        if self._fresh is None:
+            self._fresh = begin(self._acting, self._params, [0], self._tokenizer)
 
     def begin(self, episode: int) -> None:
+        self.prepare()
         self.episode, self.last = episode, -1
         self._read = np.zeros(self._link.horizon, bool)
         self._again = self._link.to_read_again(episode)
-        self._state: AgentState = begin(self._acting, self._params, [0], self._tokenizer)
+        self._state, self._fresh = self._fresh, None
 
     def absorb(self) -> int:
         """Takes in what has come, reads again what has to be, and returns the newest tick."""
         history = self._state.history
-        while self.episode > 0 and (row := self._link.seen(history.ticks, self.episode)) is not None:
+        while self.episode != WARM_UP and (row := self._link.seen(history.ticks, self.episode)) is not None:
             tick = history.ticks
             history.append(row[0], row[1] if tick else None)
             self._state = self._state._replace(tick=tick)
@@ -165,7 +177,7 @@ class _Watch:
                         self._note("gave up", f"{FAILURES} planners in a row did not come up: their errors are above")
             time.sleep(WATCH_S)
             orders = self._link.ordered() or orders
-            if self._monitor is not None and time.monotonic() - shown > LINE_S:
+            if self._monitor is not None and sys.stderr.isatty() and time.monotonic() - shown > LINE_S:
                 shown = time.monotonic()
                 print("\r" + self._monitor.line(), end="", file=sys.stderr, flush=True)
         if planner is not None:
@@ -236,7 +248,6 @@ def _watch_process(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pin(where)
-    lower_priority()
     controller = multiprocessing.parent_process()
     _Watch(link, patience, lambda generation: _Running(make, link, pace, generation), monitor).run(controller.is_alive)
 

@@ -41,6 +41,19 @@ def raise_priority() -> str:
     return ""
 
 
+def may_raise_priority() -> bool:
+    """Returns whether `raise_priority` is permitted, by doing it to this thread and undoing it."""
+    if not hasattr(os, "sched_setscheduler"):
+        return False
+    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
+        os.sched_setscheduler(0, before, parameters)
+    except OSError:
+        return False
+    return True
+
+
 def lower_priority() -> None:
     """Makes this process give way to all others."""
     if hasattr(os, "nice"):
