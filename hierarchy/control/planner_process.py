@@ -63,7 +63,7 @@ def serve(make: Callable[[], Parts], link: Link, pace: Pace, generation: int, al
     if pace.yielding:
         lower_priority()
     link.live(generation)
-    thinker = _Thinker(acting, params, tokenizer, link, generation)
+    thinker = Thinker(acting, params, tokenizer, link, generation)
     while alive():
         link.live(generation)
         orders = link.ordered()
@@ -75,13 +75,13 @@ def serve(make: Callable[[], Parts], link: Link, pace: Pace, generation: int, al
             thinker.begin(orders.episode)
         newest = thinker.absorb()
         if newest > thinker.last and (thinker.last < 0 or newest - thinker.last >= pace.ratio):
-            thinker.plan(pace.least_s)
+            link.publish(thinker.plan(pace.least_s))
         else:
             thinker.prepare()
             time.sleep(POLL_S)
 
 
-class _Thinker:
+class Thinker:
     """One planner in one episode: what it has been shown, and what of that it has read."""
 
     def __init__(self, acting: Acting, params: hk.Params, tokenizer: Pieces | None, link: Link, generation: int):
@@ -115,15 +115,15 @@ class _Thinker:
                 self._link.live(self._generation)
         return history.ticks - 1
 
-    def plan(self, least_s: float) -> None:
-        """Thinks about the newest tick and leaves the plan to be found."""
+    def plan(self, least_s: float = 0.0) -> Arrived:
+        """Returns the plan of the newest tick, as it is to be published."""
         began = time.monotonic_ns()
         reading = self._think()
         while (left := least_s - (time.monotonic_ns() - began) / 1e9) > 0:
             self._link.live(self._generation)
             time.sleep(min(left, WATCH_S))
         ended = time.monotonic_ns()
-        self._link.publish(Arrived(self.episode, self._generation, self.last, began, ended, self._read, reading))
+        return Arrived(self.episode, self._generation, self.last, began, ended, self._read.copy(), reading)
 
     def _think(self) -> np.ndarray:
         plan, self._state = think(self._acting, self._params, self._state)
@@ -150,9 +150,11 @@ def _serve_in_process(make: Callable[[], Parts], link: Link, pace: Pace, generat
 
 
 class _Watch:
-    """The watcher's own loop; `start` gives a planner, which has `is_alive`, `end` and `why`."""
+    """The watcher's own loop; `start` gives a planner."""
 
-    def __init__(self, link: Link, patience: Patience, start: Callable[[int], "_Running"], monitor: Monitor | None):
+    def __init__(
+        self, link: Link, patience: Patience, start: Callable[[int], "_Running | _RunningThread"], monitor: Monitor | None
+    ):
         self._link, self._patience, self._start, self._monitor = link, patience, start, monitor
         self._noted, self._generation, self._failures = 0, 0, 0
 
@@ -161,7 +163,7 @@ class _Watch:
         while alive() and not orders.stop:
             if planner is None and self._failures < FAILURES:
                 planner, began, ready = self._start(self._generation), time.monotonic_ns(), False
-                self._note("started", f"generation {self._generation}")
+                self._note("started", f"generation {self._generation} as {planner.name()}")
             if planner is not None:
                 lived = self._link.lived(self._generation)
                 if lived is not None and not ready:
@@ -183,7 +185,9 @@ class _Watch:
         if planner is not None:
             planner.end()
 
-    def _wrong(self, planner: "_Running", began: int, lived: int | None, orders: Orders) -> tuple[str, str] | None:
+    def _wrong(
+        self, planner: "_Running | _RunningThread", began: int, lived: int | None, orders: Orders
+    ) -> tuple[str, str] | None:
         who = f"generation {self._generation}"
         if not planner.is_alive():
             return "died", f"{who}: {planner.why()}"
@@ -208,6 +212,9 @@ class _Running:
 
     def is_alive(self) -> bool:
         return self._process.is_alive()
+
+    def name(self) -> str:
+        return f"process {self._process.pid}"
 
     def end(self) -> None:
         # Not terminate: a stopped process would not hear it.
@@ -234,6 +241,9 @@ class _RunningThread:
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    def name(self) -> str:
+        return "a thread"
 
     def end(self) -> None:
         self._wanted = False
