@@ -150,11 +150,9 @@ def _serve_in_process(make: Callable[[], Parts], link: Link, pace: Pace, generat
 
 
 class _Watch:
-    """The watcher's own loop; `start` gives a planner."""
+    """The watcher's own loop. start: from the number of the start to a planner that runs."""
 
-    def __init__(
-        self, link: Link, patience: Patience, start: Callable[[int], "_Running | _RunningThread"], monitor: Monitor | None
-    ):
+    def __init__(self, link: Link, patience: Patience, start: Callable[[int], "_Running"], monitor: Monitor | None):
         self._link, self._patience, self._start, self._monitor = link, patience, start, monitor
         self._noted, self._generation, self._failures = 0, 0, 0
 
@@ -185,9 +183,7 @@ class _Watch:
         if planner is not None:
             planner.end()
 
-    def _wrong(
-        self, planner: "_Running | _RunningThread", began: int, lived: int | None, orders: Orders
-    ) -> tuple[str, str] | None:
+    def _wrong(self, planner: "_Running", began: int, lived: int | None, orders: Orders) -> tuple[str, str] | None:
         who = f"generation {self._generation}"
         if not planner.is_alive():
             return "died", f"{who}: {planner.why()}"
@@ -225,7 +221,7 @@ class _Running:
         return f"exit code {self._process.exitcode}"
 
 
-class _RunningThread:
+class _RunningThread(_Running):
     """A planner's thread. It cannot be ended from outside: one that hangs is left behind, and can do no harm after that."""
 
     def __init__(self, make: Callable[[], Parts], link: Link, pace: Pace, generation: int):

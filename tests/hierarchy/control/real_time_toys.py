@@ -10,24 +10,16 @@ from experiments.replay import Acted, check_plans, difference, segment_of
 from hierarchy.control.clock import Clock
 from hierarchy.control.link import Link
 from hierarchy.control.monitor import Monitor
-from hierarchy.control.planner_process import Parts, Thinker
+from hierarchy.control.planner_process import Thinker
 from hierarchy.control.real_time import Late, RealTimeAgent, reading_size, timeline_of
 from hierarchy.episode import Episode
 from hierarchy.timeline import Timeline
+from tests.hierarchy.control.toy_parts import KIND, make
 from tests.hierarchy.corpus.corpus_toys import Letters
 from tests.hierarchy.model.two_rate_toys import Toy, observations, toy, world
 
-KIND = "film"
 HOLD = Late()
 SAFE = np.array([0.25, 0.5, -0.5], np.float32)
-
-
-def make() -> Parts:
-    """What acts, in whichever process."""
-    import tests.conftest  # noqa: F401 (JAX as the tests run it)
-
-    made = toy(KIND, "mean")
-    return made.acting, made.params, Letters()
 
 
 @functools.cache

@@ -14,10 +14,11 @@ import pytest
 
 from experiments.replay import TOLERANCE
 from hierarchy.control.planner_process import Pace, Patience, PlannerBeside
-from tests.hierarchy.control.real_time_toys import Bench, make
+from tests.hierarchy.control.real_time_toys import Bench
 from tests.hierarchy.control.test_real_time import plan_of
+from tests.hierarchy.control.toy_parts import make
 
-RATIO, PERIOD_S, HORIZON, LONGEST_S = 4, 0.1, 2900, 280
+RATIO, PERIOD_S, HORIZON, LONGEST_S = 4, 0.1, 4900, 480
 
 
 def kill(bench: Bench, process: int) -> None:
@@ -113,7 +114,9 @@ def test_a_planner_that_never_comes_up_is_given_up_on():
     with PlannerBeside(broken, bench.link, place="thread") as beside:
         with pytest.raises(RuntimeError, match="the planner did not start: 3 planners in a row did not come up"):
             beside.wait_ready(60)
-        assert [event.detail for event in beside.events() if event.kind == "died"][0].endswith("RuntimeError: no weights")
+        died = [event.detail for event in beside.events() if event.kind == "died"]
+    assert len(died) == 3
+    assert died[0].endswith("RuntimeError: no weights")
 
 
 def test_a_slow_planner_is_no_hung_one():
