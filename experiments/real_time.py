@@ -161,17 +161,22 @@ class Run:
             yield None
             return
         # With real-time priority the controller goes first anyway.
-        pace = Pace(self.config.ratio, self.config.think_s, yielding=not (self.clock.paced and priority.may_raise_priority()))
+        pace = Pace(self.config.ratio, self.config.think_s, yielding=not (self._first_of_all and priority.may_raise_priority()))
         facts = {"pace": pace, "patience": self.config.patience, "place": self.config.planner}
         with PlannerBeside(make, self.link, where=where, monitor=self.monitor, **facts) as planner:
             self.agent.warm_up(first)
             planner.wait_ready()
             yield planner
 
+    @property
+    def _first_of_all(self) -> bool:
+        """Whether the controller is to have real-time priority: it pauses, and its threads are its own."""
+        return self.clock.paced and self.config.planner == "process"
+
     def fly(self) -> None:
         """Runs the episodes; `KeyboardInterrupt` ends the run and keeps those that were whole."""
         tick_s = getattr(self.environment, "tick_s", self.clock.period_s or None)
-        with _quiet(self.clock.paced, self.notes), priority.CollectorPauses() as collector:
+        with _quiet(self._first_of_all, self.notes), priority.CollectorPauses() as collector:
             for seed in range(self.config.seed, self.config.seed + self.config.episodes):
                 try:
                     moments = list(run([self.environment], self.agent, [seed], self.config.ticks))
@@ -185,14 +190,16 @@ class Run:
 
 
 @contextlib.contextmanager
-def _quiet(paced: bool, notes: list[str]) -> Iterator[None]:
-    """Keeps the garbage collector away, and other programs where that is permitted and there are pauses for them."""
+def _quiet(first_of_all: bool, notes: list[str]) -> Iterator[None]:
+    """Keeps the garbage collector away, and other programs if asked to and permitted."""
     priority.settle_collector()
-    refused = priority.raise_priority() if paced else "no real-time priority: a run without pauses would starve its core"
+    refused = priority.raise_priority() if first_of_all else "no real-time priority: a run without pauses, or threads that share"
     notes.append(refused or f"real-time priority {priority.PRIORITY} (SCHED_FIFO) on all threads of the controller")
     try:
         yield
     finally:
+        if not refused:
+            priority.usual_priority()
         priority.wake_collector()
 
 
@@ -265,23 +272,34 @@ def describe(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def world_of(task: str) -> dm_env.Environment:
+    """Returns an environment of a task, in whichever process."""
+    return find(task).make()
+
+
+def _pinned(place: str, own: list[int], others: list[int]) -> str:
+    if place == "thread":
+        return "planner in a thread of the controller's process: neither has a core to itself"
+    where = "the same one" if own == others else f"cores {others}"
+    return priority.pin(own) or f"controller on core {own[0]}, planner on {where}"
+
+
 def fly(config: RealTimeConfig) -> dict[str, Any]:
     """Runs and writes; returns the summary."""
     available = priority.cores()
     own, others = priority.share(available)
-    pinned = priority.pin(own)
+    pinned = _pinned(config.planner, own, others)
     # A tick is one call after another: handing each to another thread only costs.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
-    task = find(config.task)
-    tokenizer = None if config.weights.run else tokenizer_for(task.make(), config.out / TOKENIZER)
+    tokenizer = None if config.weights.run else tokenizer_for(world_of(config.task), config.out / TOKENIZER)
     make = functools.partial(parts, config.weights, config.task, tokenizer, Path("runs/.jax_cache").absolute())
     period_s = 1 / config.hz if config.hz else 0.0
-    environment = Driven(task.make, period_s, others) if config.world == "process" else task.make()
+    world = functools.partial(world_of, config.task)
+    environment = Driven(world, period_s, others) if config.world == "process" else world()
     try:
         flown = Run(config, make, environment)
-        alone = own == others or not others
-        flown.notes.append(pinned or f"controller on core {own[0]}, planner on {'the same one' if alone else f'cores {others}'}")
+        flown.notes.append(pinned)
         events = []
         with flown.beside(make, others) as planner:
             flown.fly()

@@ -17,7 +17,7 @@ from hierarchy.control.priority import pin
 from hierarchy.control.records import Records, fields_of, record_of, values_of
 
 POLL_S = 0.0002
-SILENT_S = 60.0
+SILENT_S = 120.0
 LEAD = 0.1
 """Share of a period by which an observation is there before the controller's tick is due."""
 

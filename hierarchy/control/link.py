@@ -76,7 +76,7 @@ class Link:
         self._seen = np.dtype(fields_of({name: observation_spec[name] for name in self.names}))
         row = [("episode", np.int64), ("action", action_spec.dtype, action_spec.shape), ("seen", self._seen)]
         plan = [(name, np.int64) for name in ("episode", "generation", "tick", "began", "ended")]
-        plan += [("read", bool, (horizon,)), ("reading", np.float32, (reading_size,))]
+        plan += [("reading", np.float32, (reading_size,)), ("read", bool, (horizon,))]
         self.observations = Records(np.dtype(row), horizon)
         self.plans = Records(np.dtype(plan))
         self.accepted = Records(np.dtype([("episode", np.int64), ("read", bool, (horizon,))]))
@@ -117,7 +117,7 @@ class Link:
     def found(self, after: int) -> tuple[int, Arrived] | None:
         """Returns the newest plan with its sequence, if that is above `after`."""
         found = self.plans.read(after=after)
-        return None if found is None else (found[0], Arrived(*(_plain(found[1][name]) for name in self.plans.dtype.names)))
+        return None if found is None else (found[0], Arrived(**{name: _plain(found[1][name]) for name in Arrived._fields}))
 
     def accept(self, plan: Arrived) -> None:
         """Notes that the controller took a plan: what a planner that starts again has to read again."""

@@ -54,6 +54,13 @@ def may_raise_priority() -> bool:
     return True
 
 
+def usual_priority() -> None:
+    """Undoes `raise_priority`."""
+    if hasattr(os, "sched_setscheduler"):
+        for thread in _threads():
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
 def lower_priority() -> None:
     """Makes this process give way to all others."""
     if hasattr(os, "nice"):

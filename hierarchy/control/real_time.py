@@ -13,6 +13,7 @@ import haiku as hk
 import jax
 import numpy as np
 from dm_env import specs
+from jax.flatten_util import ravel_pytree
 
 from hierarchy.control.agent import Acting, AgentState, act, begin
 from hierarchy.control.clock import Clock
@@ -115,10 +116,14 @@ class RealTimeAgent:
             raise ValueError("a model with a planner needs a link to it, and a model without one has none")
         self.clock, self.monitor, self.flights = clock, monitor, []
         self._acting, self._params, self._spec, self._link, self._late = acting, params, action_spec, link, late
-        self._horizon, self._tokenizer, self._wait, self._stamp = horizon, tokenizer, wait_for_first, stamp
+        self._horizon, self._tokenizer, self._stamp = horizon, tokenizer, stamp
+        self._wait = wait_for_first and has_planner
         self._safe = np.asarray(safe, action_spec.dtype)
         self._row, self._sequence, self._refused = -1, 0, NOBODY
-        self._no_plan = jax.tree.map(lambda leaf: leaf[None], acting.no_plan(params).reading) if has_planner else None
+        self._no_plan = self._unpacked = None
+        if has_planner:
+            self._no_plan = jax.tree.map(lambda leaf: leaf[None], acting.no_plan(params).reading)
+            self._unpacked = jax.jit(ravel_pytree(self._no_plan)[1])
 
     def warm_up(self, observations: Mapping[str, np.ndarray]) -> None:
         """Compiles: ticks on this observation, with a plan and without; nothing stays. The planner warms up on it too."""
@@ -142,42 +147,34 @@ class RealTimeAgent:
 
     def step(self, state: RunningState, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, RunningState]:
         """Returns the action [1, A] (discrete: int [1]) to execute at this tick, once it is time, and the state after it."""
-        now, called = state.agent.tick, time.monotonic_ns()
+        now = state.agent.tick
         if now >= self._horizon:
             raise ValueError(f"tick {now} is past the agent's horizon of {self._horizon} ticks: give it a longer one")
         if now:
-            self._close(called)
+            self._close(time.monotonic_ns())
         else:
             self.clock.start()
-        plan = state.plan
-        deadline, woken = self.clock.deadline(now), self.clock.wait(now)
-        state.agent.history.append(observations, state.agent.previous_action)
-        if self._link is not None:
-            before = self._safe if now == 0 else state.agent.previous_action[0]
-            self._link.show(len(self.flights), now, observations, before)
-        if now == 0 and self._wait and self._link is not None:
+        woken, plan = self.clock.wait(now), state.plan
+        self._observe(state.agent, observations)
+        if now == 0 and self._wait:
             plan = self._first()
             self.clock.start()
-            deadline = woken = self.clock.deadline(0)
+            woken = self.clock.deadline(0)
         observed = time.monotonic_ns()
-        if self._link is not None:
-            plan = self._newest(plan, now)
+        plan = self._newest(plan, now)
         planned = time.monotonic_ns()
         stale = self._stale(plan, now)
         used = None if stale and self._late.then == "no_plan" else plan
-        reading = self._no_plan if used is None else used.reading
-        action, agent = act(self._acting, self._params, state.agent, reading, -1 if used is None else now - used.tick)
-        action = action.astype(self._spec.dtype)
+        action, agent = self._act(state.agent, used)
         computed = time.monotonic_ns()
         self._keep(now, plan, used, agent, action)
         if stale and self._late.then == "stop":
             self._flight.stopped.append(now)
             action = self._safe[None]
         stamped = woken if self._stamp is None else self._stamp()
-        seen = NO_PLAN if used is None else used.tick
+        moments = (self.clock.deadline(now), woken, observed, planned, computed, 0, stamped)
         self._row += 1
-        times = (deadline, woken, observed, planned, computed, 0, stamped, len(self.flights), now, seen)
-        self.monitor.rows[self._row] = times
+        self.monitor.rows[self._row] = (*moments, len(self.flights), now, NO_PLAN if used is None else used.tick)
         return action, RunningState(agent._replace(previous_action=action), plan)
 
     def finish(self) -> None:
@@ -191,6 +188,17 @@ class RealTimeAgent:
     def _close(self, acted: int) -> None:
         self.monitor.rows["acted"][self._row] = acted
 
+    def _observe(self, agent: AgentState, observations: Mapping[str, np.ndarray]) -> None:
+        agent.history.append(observations, agent.previous_action)
+        if self._link is not None:
+            before = self._safe if agent.previous_action is None else agent.previous_action[0]
+            self._link.show(len(self.flights), agent.tick, observations, before)
+
+    def _act(self, agent: AgentState, used: Held | None) -> tuple[np.ndarray, AgentState]:
+        reading, since = (self._no_plan, -1) if used is None else (used.reading, agent.tick - used.tick)
+        action, agent = act(self._acting, self._params, agent, reading, since)
+        return action.astype(self._spec.dtype), agent
+
     def _keep(self, now: int, plan: Held | None, used: Held | None, agent: AgentState, action: np.ndarray) -> None:
         self._flight.decoded.append(action[0])
         self._flight.logits.append(np.asarray(agent.decoded.logits)[0])
@@ -202,7 +210,7 @@ class RealTimeAgent:
 
     def _newest(self, plan: Held | None, now: int) -> Held | None:
         """Returns the plan that is to be acted on from this tick: one that has just been found, if sound, or the old one."""
-        found = self._link.found(self._sequence)
+        found = None if self._link is None else self._link.found(self._sequence)
         if found is None:
             return plan
         self._sequence, arrived = found
@@ -227,13 +235,6 @@ class RealTimeAgent:
                 raise RuntimeError(f"no first plan after {FIRST_S} s: do not wait for it, or see what became of the planner")
             time.sleep(POLL_S)
         return plan
-
-    def _unpacked(self, packed: np.ndarray) -> Reading:
-        leaves, at = [], 0
-        for leaf in jax.tree.leaves(self._no_plan):
-            leaves.append(packed[at : at + leaf.size].reshape(leaf.shape))
-            at += leaf.size
-        return jax.device_put(jax.tree.unflatten(jax.tree.structure(self._no_plan), leaves))
 
 
 def _refusal(arrived: Arrived, plan: Held | None) -> Refusal | None:

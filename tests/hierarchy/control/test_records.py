@@ -42,7 +42,7 @@ def test_no_record_is_torn_while_another_process_writes_and_is_stopped_and_kille
     for generation in range(4):
         writer = started(records, 10**12 * generation)
         try:
-            sequence, record = newest(records, sequence, time.monotonic() + 120)
+            sequence, record = newest(records, sequence, time.monotonic() + 600)
             until, before = time.monotonic() + 0.4, -1
             while time.monotonic() < until:
                 found = records.read(after=sequence)
