@@ -50,7 +50,8 @@ class Pace:
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """Seconds without a sign of life before a planner is started anew: while it starts, and afterwards."""
+    """Seconds without a sign of life before a planner is started anew: while it starts, and afterwards (longer than an update
+    computes)."""
 
     start_s: float = 300.0
     silent_s: float = 2.0

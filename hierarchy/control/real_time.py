@@ -216,7 +216,7 @@ class RealTimeAgent:
         self._sequence, arrived = found
         if arrived.episode != len(self.flights) or arrived.generation <= self._refused:
             return plan
-        refusal = _refusal(arrived, plan)
+        refusal = _refusal(arrived, plan, now)
         if refusal is not None:
             self._refused = arrived.generation
             self._link.order(Orders(len(self.flights), False, self._refused))
@@ -237,15 +237,17 @@ class RealTimeAgent:
         return plan
 
 
-def _refusal(arrived: Arrived, plan: Held | None) -> Refusal | None:
+def _refusal(arrived: Arrived, plan: Held | None, now: int) -> Refusal | None:
     """Returns what is wrong with a plan. It is sound if it is finite and its planner read what that of the plan before had read,
-    and later ticks."""
+    and later ticks up to the plan's own."""
     if not np.isfinite(arrived.reading).all():
         return "not finite"
     since = 0 if plan is None else plan.tick + 1
+    if not since <= arrived.tick <= now:
+        return "of another history"
     continues = plan is None or np.array_equal(arrived.read[:since], plan.read[:since])
     own = arrived.read[arrived.tick] and not arrived.read[arrived.tick + 1 :].any()
-    return None if continues and own and arrived.tick >= since else "of another history"
+    return None if continues and own else "of another history"
 
 
 def packed(reading: Reading) -> np.ndarray:

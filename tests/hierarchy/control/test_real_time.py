@@ -103,7 +103,9 @@ def broken(bench: Bench) -> dict[str, Arrived]:
         "forgot what it read": plan_of(bench, 4, [4]),
         "read what was not": plan_of(bench, 4, [0, 1, 2, 4]),
         "older": plan_of(bench, 1, [0, 1]),
-        "from the future": plan_of(bench, 4, [0, 2, 4, 7]),
+        "from the future": plan_of(bench, 11, [0, 2, 11]),
+        "of no tick at all": plan_of(bench, 1 << 40, [0, 2, 4]),
+        "read what was to come": plan_of(bench, 4, [0, 2, 4, 10]),
         "not its own tick": plan_of(bench, 4, [0, 2, 3]),
     }
 
@@ -131,7 +133,7 @@ def test_a_plan_that_is_not_sound_is_refused_said_so_and_never_acted_on(which):
     assert np.isfinite(bench.executed).all()
 
 
-@pytest.mark.parametrize("which", ["from the future", "not its own tick"])
+@pytest.mark.parametrize("which", ["from the future", "of no tick at all", "read what was to come", "not its own tick"])
 def test_a_plan_that_lies_about_its_tick_is_refused(which):
     bench = Bench(12)
     bench.begin()
