@@ -85,7 +85,7 @@ def difference(network: Network, params: hk.Params, schema: Schema, segment: Seg
     exact = Packing(
         rows=1,
         controller_tokens=len(segment.controller.tick),
-        planner_tokens=len(segment.planner.tick),
+        planner_tokens=max(1, len(segment.planner.tick)),
         plans=max(1, len(segment.plan_slot)),
         action_targets=len(segment.continuous.slot) + len(segment.discrete.slot),
         sub_goal_targets=len(segment.sub_goal.slot),

@@ -26,10 +26,11 @@ def command(module, *options: object) -> int:
 
 @pytest.fixture(scope="module")
 def flown(tmp_path_factory) -> Path:
-    """A run of two episodes whose updates take two ticks and more, the planner in a thread and the world in a process."""
+    """A run of two episodes whose updates take two ticks and more, however long that is on a busy machine: a plan may be too old to
+    be used, or never come. The planner is in a thread, the world in a process."""
     out = tmp_path_factory.mktemp("real_time") / "run"
     options = ["--preset", "debug", "--task", "point_mass_easy", "--hz", 10, "--ticks", TICKS, "--episodes", 2, "--ratio", 3]
-    options += ["--think-s", 0.25, "--planner", "thread", "--world", "process", "--late.then", "no_plan", "--late.max-age", 5]
+    options += ["--think-s", 0.25, "--planner", "thread", "--world", "process", "--late.then", "no_plan", "--late.max-age", 9]
     assert command(real_time, *options, "--out", out) == 0
     return out
 
@@ -38,7 +39,7 @@ def test_a_run_writes_what_it_says(flown):
     summary = json.loads((flown / "summary.json").read_text())
     assert summary["ticks"] == 2 * TICKS
     assert summary["episodes"] == len(Source.open(flown / "episodes")) == 2
-    assert summary["plan_age_ticks"]["max"] <= 5
+    assert summary["plan_age_ticks"] is None or 3 <= summary["plan_age_ticks"]["max"] <= 9
     assert summary["wanted_hz"] == 10
     assert summary["fast_hz"] <= 10.5
     assert summary["planner_events"]["ready"] == 1
@@ -47,7 +48,8 @@ def test_a_run_writes_what_it_says(flown):
     assert sum(line["missed_by_ms"] > 0 for line in lines) == summary["missed"]
     assert {json.loads(line)["kind"] for line in (flown / "events.jsonl").read_text().splitlines()} >= {"started", "ready"}
     trace = json.loads((flown / "trace.json").read_text())["traceEvents"]
-    assert sum(event["name"].startswith("update of tick") for event in trace) > 2
+    taken = sum(len(np.load(flown / f"acted-{number:04d}.npz")["ready"]) for number in range(2))
+    assert sum(event["name"].startswith("update of tick") for event in trace) == taken
     assert (flown / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -58,23 +60,20 @@ def test_the_replay_agrees(flown, capsys):
     assert said.count("visible") == 2
 
 
-@pytest.mark.parametrize("what", ["logits", "ready"])
-def test_the_replay_of_another_run_does_not(flown, tmp_path, what):
-    changed = Path(shutil.copytree(flown, tmp_path / "run"))
-    with np.load(changed / "acted-0001.npz") as arrays:
-        values = dict(arrays)
-    values[what] = values[what] + 1 if what == "ready" else np.roll(values[what], 1, axis=0)
-    np.savez(changed / "acted-0001.npz", **values)
-    assert command(replay, changed) == 1
-
-
-def test_as_fast_as_possible_and_without_a_planner_of_its_own_process(tmp_path):
+def test_as_fast_as_possible_from_the_first_plan_on_and_the_replay_of_another_run_is_told(tmp_path):
     options = ["--preset", "debug", "--task", "point_mass_easy", "--hz", 0, "--ticks", 20, "--planner", "thread"]
     assert command(real_time, *options, "--wait-for-first", "--out", tmp_path / "run") == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["wanted_hz"] is None
     assert summary["missed"] == summary["ticks_without_plan"] == 0
     assert command(replay, tmp_path / "run") == 0
+    for what in ("logits", "ready"):
+        changed = Path(shutil.copytree(tmp_path / "run", tmp_path / what))
+        with np.load(changed / "acted-0000.npz") as arrays:
+            values = dict(arrays)
+        values[what] = values[what] + 1 if what == "ready" else np.roll(values[what], 1, axis=0)
+        np.savez(changed / "acted-0000.npz", **values)
+        assert command(replay, changed) == 1
 
 
 @pytest.mark.parametrize("module", [real_time, replay])
@@ -82,7 +81,7 @@ def test_help_and_unknown_options(module, capsys):
     assert command(module, "--help") == 0
     said = capsys.readouterr().out
     wanted = ["--hz", "--late.then", "--late.max-age", "--think-s", "--run", "--preset", "--wait-for-first", "--world"]
-    assert [option for option in (wanted if module is real_time else ["RUN"]) if option not in said] == []
+    assert [option for option in (wanted if module is real_time else ["folder that"]) if option not in said] == []
     assert command(module, "--colour", "red") != 0
 
 
