@@ -5,8 +5,8 @@
 About 40 s for 2000 episodes of the patrol on one core; an expert that plans takes 5 to 22 s an episode (experiments/bodies.md
 lists them), and the bar says what is left. An episode with less than 80% of the expert's mean return is dropped where the task
 knows that mean, and the next seed is taken. Interrupted, the same command goes on where it stopped, and loses about two minutes
-at the most; finished, it does nothing. `--clean` is the share of episodes without noise and detours; the labels are clean in all of
-them. `--task text` takes the documents that CPython ships, all of them if there are not as many as asked for; `--task captions`
+at the most; finished, it does nothing. `--clean` is the share of episodes without noise and detours; the labels are clean in all.
+`--task text` takes the documents that CPython ships, all of them if there are not as many as asked for; `--task captions`
 makes its pictures.
 """
 

@@ -34,7 +34,7 @@ from hierarchy.layout import (
     words,
 )
 from hierarchy.model import stepwise
-from hierarchy.model.network import Network
+from hierarchy.model.network import Network, Reading
 from hierarchy.timeline import NO_PLAN, Timeline, age, visible
 from modules.transformer import Cache
 
@@ -145,30 +145,10 @@ class Agent:
         self._age = age(timeline, np.arange(horizon))
         self._update_at = {int(tick): j for j, tick in enumerate(timeline.observed)}
         self._has_planner = acting.network.config.planner is not None
-        self._no_plan = acting.no_plan(params) if self._has_planner else None
 
     def begin(self, seeds: Sequence[int]) -> AgentState:
         """Returns the state before tick 0 of one episode a seed; seeds are for sampling actions."""
-        network, layout, batch = self.acting.network, self.acting.layout, len(seeds)
-
-        def repeat(tree):
-            return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
-
-        nothing = {
-            reader: Heard(-1, {f.name: np.full(batch, -1) for f in words(getattr(layout, reader))}, []) for reader in READERS
-        }
-        return AgentState(
-            tick=0,
-            seeds=np.asarray(seeds, np.uint32),
-            history=History(self.acting.schema, layout.name, batch, self._tokenizer),
-            planner=repeat(stepwise.planner_cache(network, layout)) if self._has_planner else None,
-            controller=repeat(stepwise.controller_cache(network, layout)),
-            plans={NO_PLAN: repeat(self._no_plan)},
-            heard=nothing,
-            previous_action=None,
-            decoded=None,
-            updates=0,
-        )
+        return begin(self.acting, self.params, seeds, self._tokenizer)
 
     def step(
         self, state: AgentState, observations: Mapping[str, np.ndarray], executed: np.ndarray | None = None
@@ -186,63 +166,101 @@ class Agent:
         state = self._update(state) if self._has_planner and now in self._update_at else state
         newest = int(self._visible[now])
         plans = {j: plan for j, plan in state.plans.items() if j >= newest or j == NO_PLAN}
-        cache, seen = self._look(state, "controller", state.controller)
-        tokens, chunks, heard = _tokens(state, "controller", self.acting, seen)
         reading = plans[newest].reading if self._has_planner else None
-        since = np.int32(self._age[now])
-        controller, decoded = self.acting.tick(self.params, cache, tokens, chunks, np.int32(now), reading, since, state.seeds)
-        action = as_action(self.acting.layout, decoded)
-        heard = state.heard | {"controller": heard}
-        return action, state._replace(
-            tick=now + 1, controller=controller, plans=plans, heard=heard, previous_action=action, decoded=decoded
-        )
+        return act(self.acting, self.params, state._replace(plans=plans), reading, int(self._age[now]))
 
     def _update(self, state: AgentState) -> AgentState:
         """Runs the update that is due; its plan waits in `plans` until the timeline makes it visible."""
         j = self._update_at[state.tick]
-        cache, seen = self._look(state, "planner", self._follow(state))
-        tokens, chunks, heard = _tokens(state, "planner", self.acting, seen)
-        cache, plan = self.acting.update(self.params, cache, tokens, chunks, np.int32(state.tick))
+        plan, state = think(self.acting, self.params, state)
         if self._intervention is not None:
             plan = self.acting.read(self.params, self._intervention(j, plan.vectors))
-        return state._replace(
-            planner=cache, plans=state.plans | {j: plan}, heard=state.heard | {"planner": heard}, updates=state.updates + 1
-        )
+        return state._replace(plans=state.plans | {j: plan})
 
-    def _follow(self, state: AgentState) -> Cache:
-        """Returns the planner's cache after what it follows of the ticks since its last update, this one's left out."""
-        layout, cache = self.acting.layout, state.planner
-        tokens, batch = tokens_between(layout), len(state.seeds)
-        if not tokens:
-            return cache
-        for first in range(state.heard["planner"].last + 1, state.tick, FOLLOWED):
-            stop = min(first + FOLLOWED, state.tick)
-            value, field = np.full((2, batch, FOLLOWED, tokens, self.acting.schema.planner_atoms), EMPTY, np.int32)
-            value[:, : stop - first], field[:, : stop - first] = between_tokens(state.history, np.arange(first, stop))
-            read = stepwise.Tokens(value, field, np.full(batch, tokens, np.int32), np.zeros(batch, np.int32))
-            cache = self.acting.follow(self.params, cache, read, np.int32(first), np.int32(stop - first))
+
+def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pieces | None = None) -> AgentState:
+    """Returns the state before tick 0 of one episode a seed."""
+    network, layout, batch = acting.network, acting.layout, len(seeds)
+    has_planner = network.config.planner is not None
+
+    def repeat(tree):
+        return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
+
+    nothing = {reader: Heard(-1, {f.name: np.full(batch, -1) for f in words(getattr(layout, reader))}, []) for reader in READERS}
+    return AgentState(
+        tick=0,
+        seeds=np.asarray(seeds, np.uint32),
+        history=History(acting.schema, layout.name, batch, tokenizer),
+        planner=repeat(stepwise.planner_cache(network, layout)) if has_planner else None,
+        controller=repeat(stepwise.controller_cache(network, layout)),
+        plans={NO_PLAN: repeat(acting.no_plan(params)) if has_planner else None},
+        heard=nothing,
+        previous_action=None,
+        decoded=None,
+        updates=0,
+    )
+
+
+def think(acting: Acting, params: hk.Params, state: AgentState) -> tuple[stepwise.Plan, AgentState]:
+    """Returns the plan of an update that observes the state's tick, and the state whose planner has read it."""
+    cache, seen = _look(acting, params, state, "planner", _follow(acting, params, state))
+    tokens, chunks, heard = _tokens(state, "planner", acting, seen)
+    cache, plan = acting.update(params, cache, tokens, chunks, np.int32(state.tick))
+    return plan, state._replace(planner=cache, heard=state.heard | {"planner": heard}, updates=state.updates + 1)
+
+
+def act(
+    acting: Acting, params: hk.Params, state: AgentState, reading: Reading | None, since: int
+) -> tuple[np.ndarray, AgentState]:
+    """Returns the actions [B, A] of the state's tick, and the state after it.
+
+    reading: of the visible plan, entries [B, ...]. since: its age in ticks; -1 where there is none.
+    """
+    cache, seen = _look(acting, params, state, "controller", state.controller)
+    tokens, chunks, heard = _tokens(state, "controller", acting, seen)
+    controller, decoded = acting.tick(params, cache, tokens, chunks, np.int32(state.tick), reading, np.int32(since), state.seeds)
+    action = as_action(acting.layout, decoded)
+    heard = state.heard | {"controller": heard}
+    return action, state._replace(
+        tick=state.tick + 1, controller=controller, heard=heard, previous_action=action, decoded=decoded
+    )
+
+
+def _follow(acting: Acting, params: hk.Params, state: AgentState) -> Cache:
+    """Returns the planner's cache after what it follows of the ticks since its last update, this one's left out."""
+    layout, cache = acting.layout, state.planner
+    tokens, batch = tokens_between(layout), len(state.seeds)
+    if not tokens:
         return cache
+    for first in range(state.heard["planner"].last + 1, state.tick, FOLLOWED):
+        stop = min(first + FOLLOWED, state.tick)
+        value, field = np.full((2, batch, FOLLOWED, tokens, acting.schema.planner_atoms), EMPTY, np.int32)
+        value[:, : stop - first], field[:, : stop - first] = between_tokens(state.history, np.arange(first, stop))
+        read = stepwise.Tokens(value, field, np.full(batch, tokens, np.int32), np.zeros(batch, np.int32))
+        cache = acting.follow(params, cache, read, np.int32(first), np.int32(stop - first))
+    return cache
 
-    def _look(self, state: AgentState, reader: str, cache: Cache) -> tuple[Cache, np.ndarray]:
-        """Returns the reader's cache after the images that are due, and how many patches those were, int32 [B]."""
-        layout, schema, config = self.acting.layout, self.acting.schema, self.acting.network.config
-        window = (config.planner if reader == "planner" else config.controller).window
-        atoms = schema.planner_atoms if reader == "planner" else schema.controller_atoms
-        seen = np.zeros(len(state.seeds), np.int32)
-        for field in images(getattr(layout, reader)):
-            count, first = field.codec.patches, schema.field_ids(layout.name)[reader, field.name]
-            pixels = np.zeros((len(seen), count, schema.patch_values), np.uint8)
-            due = np.zeros(len(seen), np.int32)
-            for episode, shown in _due(state, reader, field, window // 2).items():
-                pixels[episode], due[episode] = shown, count
-            if due.any():
-                value, named = np.full((2, len(seen), count, atoms), EMPTY, np.int32)
-                value[:, :, 0], named[:, :, 0] = PATCH, first
-                places = [np.tile(place, (len(seen), 1)) for place in intervals(field.codec, None)]
-                tokens = stepwise.Tokens(value, named, due, seen.copy())
-                cache = self.acting.look(self.params, cache, tokens, Patches(pixels, *places, due), np.int32(state.tick))
-                seen += due
-        return cache, seen
+
+def _look(acting: Acting, params: hk.Params, state: AgentState, reader: str, cache: Cache) -> tuple[Cache, np.ndarray]:
+    """Returns the reader's cache after the images that are due, and how many patches those were, int32 [B]."""
+    layout, schema, config = acting.layout, acting.schema, acting.network.config
+    window = (config.planner if reader == "planner" else config.controller).window
+    atoms = schema.planner_atoms if reader == "planner" else schema.controller_atoms
+    seen = np.zeros(len(state.seeds), np.int32)
+    for field in images(getattr(layout, reader)):
+        count, first = field.codec.patches, schema.field_ids(layout.name)[reader, field.name]
+        pixels = np.zeros((len(seen), count, schema.patch_values), np.uint8)
+        due = np.zeros(len(seen), np.int32)
+        for episode, shown in _due(state, reader, field, window // 2).items():
+            pixels[episode], due[episode] = shown, count
+        if due.any():
+            value, named = np.full((2, len(seen), count, atoms), EMPTY, np.int32)
+            value[:, :, 0], named[:, :, 0] = PATCH, first
+            places = [np.tile(place, (len(seen), 1)) for place in intervals(field.codec, None)]
+            tokens = stepwise.Tokens(value, named, due, seen.copy())
+            cache = acting.look(params, cache, tokens, Patches(pixels, *places, due), np.int32(state.tick))
+            seen += due
+    return cache, seen
 
 
 READERS = ("planner", "controller")

@@ -1,0 +1,146 @@
+"""Feed a real-time run to the parallel pass: every tick's logits must be those that were acted on, missed deadlines and all.
+
+    python -m experiments.replay runs/real_time
+
+A few seconds an episode. Exits with 1 where they differ by more than 1e-4 of the largest logit (at least 1).
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import numpy as np
+import tyro
+
+from experiments.real_time import Weights, parts
+from experiments.train import cache_compilations
+from hierarchy.corpus.packing import Packing, fill
+from hierarchy.corpus.reading import Pieces
+from hierarchy.corpus.segment import Segment, cut, encode_episode
+from hierarchy.corpus.store import Source
+from hierarchy.episode import Episode
+from hierarchy.layout import Schema
+from hierarchy.model.network import Network
+from hierarchy.model.parallel import forward
+from hierarchy.timeline import NO_PLAN, Timeline, age, draw_timeline, recorded, visible
+from hierarchy.training.checkpoint import CheckpointError
+
+TOLERANCE = 1e-4
+ANY = 1 << 30
+"""A budget that nothing exceeds."""
+
+
+class Acted(NamedTuple):
+    """What an episode's agent acted on. plan: int [T], the tick that the plan in use observed, -1 for none. without: ticks at
+    which a plan was there and not used. logits: float32 [T, A, classes]."""
+
+    timeline: Timeline
+    plan: np.ndarray
+    without: np.ndarray
+    logits: np.ndarray
+
+
+def read(path: Path) -> Acted:
+    """Returns what `experiments.real_time` wrote of one episode."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Acted(recorded(arrays["observed"], arrays["ready"]), arrays["plan"], arrays["without"], arrays["logits"])
+
+
+def check_plans(acted: Acted) -> None:
+    """Raises ValueError where the recorded timeline shows another plan than the one acted on."""
+    ticks = np.arange(len(acted.plan))
+    shown = np.append(acted.timeline.observed, NO_PLAN)[visible(acted.timeline, ticks)]
+    shown[acted.without] = NO_PLAN
+    if not np.array_equal(shown, acted.plan):
+        tick = int(np.argmax(shown != acted.plan))
+        raise ValueError(
+            f"tick {tick} acted on the plan of tick {acted.plan[tick]}, and the timeline shows that of {shown[tick]}"
+        )
+
+
+def segment_of(network: Network, schema: Schema, name: str, episode: Episode, acted: Acted, tokenizer: Pieces | None) -> Segment:
+    """Returns the whole episode as one segment under its recorded timeline; ticks that used no plan see none."""
+    slow, fast = network.config.planner, network.config.controller
+    packing = Packing(
+        controller_tokens=ANY,
+        planner_tokens=ANY,
+        lead_in=0,
+        planner_lead_in=0,
+        planner_reread=slow.window // 2 if slow else 1,
+        controller_reread=fast.window // 2,
+    )
+    encoded = encode_episode(schema, name, episode, tokenizer)
+    segment = cut(np.random.default_rng(0), encoded, acted.timeline, (0, episode.ticks), packing)
+    without = np.isin(segment.controller.tick, acted.without)
+    return segment._replace(plan=np.where(without, -1, segment.plan), age=np.where(without, -1, segment.age))
+
+
+def difference(network: Network, params: hk.Params, schema: Schema, segment: Segment, logits: np.ndarray) -> np.ndarray:
+    """Returns float [T]: the largest difference of each tick's logits from the parallel pass', over max(1, largest logit)."""
+    exact = Packing(
+        rows=1,
+        controller_tokens=len(segment.controller.tick),
+        planner_tokens=max(1, len(segment.planner.tick)),
+        plans=max(1, len(segment.plan_slot)),
+        action_targets=len(segment.continuous.slot) + len(segment.discrete.slot),
+        sub_goal_targets=len(segment.sub_goal.slot),
+    )
+    found = jax.jit(functools.partial(forward, network))(params, fill([[segment]], schema, exact))
+    parallel = np.asarray(found.continuous if len(segment.continuous.slot) else found.discrete)[0].reshape(logits.shape)
+    legal = logits > -1e29
+    if not np.array_equal(legal, parallel > -1e29):
+        raise ValueError("the parallel pass has other legal ids than the run: the layout has changed since")
+    apart = np.where(legal, np.abs(parallel - logits), 0.0).max(axis=(1, 2))
+    return apart / max(1.0, np.abs(logits[legal]).max())
+
+
+def replay(folder: Path) -> list[np.ndarray]:
+    """Returns `difference` of each episode of a run, and prints a line about each."""
+    facts = json.loads((folder / "facts.json").read_text())
+    config = facts["config"]
+    weights = Weights(**(config["weights"] | {"run": Path(config["weights"]["run"]) if config["weights"]["run"] else None}))
+    tokenizer = Path(facts["tokenizer"]) if facts["tokenizer"] else None
+    acting, params, pieces = parts(weights, config["task"], tokenizer, None)
+    worst = []
+    for number, episode in enumerate(Source.open(folder / "episodes")):
+        acted = read(folder / f"acted-{number:04d}.npz")
+        check_plans(acted)
+        segment = segment_of(acting.network, acting.schema, config["task"], episode, acted, pieces)
+        apart = difference(acting.network, params, acting.schema, segment, acted.logits)
+        worst.append(apart)
+        old = age(acted.timeline, np.arange(episode.ticks))
+        print(
+            f"episode {number}: {episode.ticks} ticks, {len(acted.timeline.observed)} updates, plan age up to {old.max()}, "
+            f"{len(acted.without)} ticks without the plan that was there: logits within {apart.max():.1e}"
+        )
+        print(draw_timeline(acted.timeline, min(episode.ticks, 24)))
+    return worst
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig:
+    """run: folder that `experiments.real_time` wrote."""
+
+    run: tyro.conf.Positional[Path]
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    config = tyro.cli(ReplayConfig, description=__doc__)
+    cache_compilations(Path("runs/.jax_cache"))
+    try:
+        worst = max(float(apart.max()) for apart in replay(config.run))
+    except (ValueError, OSError, CheckpointError) as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return 1
+    print(f"largest difference {worst:.1e}, and {TOLERANCE:.0e} is allowed: {'agrees' if worst <= TOLERANCE else 'DIFFERS'}")
+    return int(worst > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,314 @@
+"""The planner beside the controller: in a process of its own under a watcher, or in a thread where processes cannot be had.
+
+    controller's process          watcher                                planner's process
+    writes what it sees     |     starts the planner; again when it   |  reads what comes, thinks every `ratio` ticks
+    finds the newest plan   |     died, fell silent or was refused    |  or as often as it can, leaves its plan to be found
+
+A planner that starts again in the middle of an episode **reads again** exactly the ticks that the plans taken so far rest on, and
+then goes on: its cache is what it would have been had it thought at those ticks alone, so the run's timeline has a gap there and
+nothing else. The controller refuses a plan that rests on any other history.
+"""
+
+import dataclasses
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import haiku as hk
+import numpy as np
+
+from hierarchy.control.agent import Acting, AgentState, begin, think
+from hierarchy.control.link import WARM_UP, Arrived, Event, Link, Orders
+from hierarchy.control.monitor import Monitor
+from hierarchy.control.priority import lower_priority, pin
+from hierarchy.control.real_time import packed
+from hierarchy.corpus.reading import Pieces
+
+Parts = tuple[Acting, hk.Params, Pieces | None]
+"""What acts: compiled functions, weights, tokenizer."""
+POLL_S, WATCH_S, LINE_S = 0.0005, 0.02, 1.0
+FAILURES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """ratio: ticks from one observation to the next at least; 1 for as often as it can. least_s: seconds that an update takes at
+    least, in place of a larger planner or one far away. yielding: gives way to all other programs once it is warm."""
+
+    ratio: int = 8
+    least_s: float = 0.0
+    yielding: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ratio < 1 or self.least_s < 0:
+            raise ValueError(f"ratio {self.ratio} is at least 1, and least_s {self.least_s} at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """Seconds without a sign of life before a planner is started anew: while it starts, and afterwards (longer than an update
+    computes)."""
+
+    start_s: float = 300.0
+    silent_s: float = 2.0
+
+
+def serve(make: Callable[[], Parts], link: Link, pace: Pace, generation: int, alive: Callable[[], bool]) -> None:
+    """Plans until it is told to stop, or nobody is `alive` to plan for."""
+    acting, params, tokenizer = make()
+    _warm_up(acting, params, tokenizer, link)
+    if pace.yielding:
+        lower_priority()
+    link.live(generation)
+    thinker = Thinker(acting, params, tokenizer, link, generation)
+    while alive():
+        link.live(generation)
+        orders = link.ordered()
+        if orders is None:
+            continue
+        if orders.stop:
+            return
+        if orders.episode != thinker.episode:
+            thinker.begin(orders.episode)
+        newest = thinker.absorb()
+        if newest > thinker.last and (thinker.last < 0 or newest - thinker.last >= pace.ratio):
+            link.publish(thinker.plan(pace.least_s))
+        else:
+            thinker.prepare()
+            time.sleep(POLL_S)
+
+
+class Thinker:
+    """One planner in one episode: what it has been shown, and what of that it has read."""
+
+    def __init__(self, acting: Acting, params: hk.Params, tokenizer: Pieces | None, link: Link, generation: int):
+        self._acting, self._params, self._tokenizer = acting, params, tokenizer
+        self._link, self._generation = link, generation
+        self._fresh: AgentState | None = None
+        self.prepare()
+        self.begin(WARM_UP)
+
+    def prepare(self) -> None:
+        """Makes the state that the next episode begins with, which takes some ms, unless it is there already."""
+        if self._fresh is None:
+            self._fresh = begin(self._acting, self._params, [0], self._tokenizer)
+
+    def begin(self, episode: int) -> None:
+        self.prepare()
+        self.episode, self.last = episode, -1
+        self._read = np.zeros(self._link.horizon, bool)
+        self._again = self._link.to_read_again(episode)
+        self._state, self._fresh = self._fresh, None
+
+    def absorb(self) -> int:
+        """Takes in what has come, reads again what has to be, and returns the newest tick."""
+        history = self._state.history
+        while self.episode != WARM_UP and (row := self._link.seen(history.ticks, self.episode)) is not None:
+            tick = history.ticks
+            history.append(row[0], row[1] if tick else None)
+            self._state = self._state._replace(tick=tick)
+            if self._again[tick]:
+                self._think()
+                self._link.live(self._generation)
+        return history.ticks - 1
+
+    def plan(self, least_s: float = 0.0) -> Arrived:
+        """Returns the plan of the newest tick, as it is to be published."""
+        began = time.monotonic_ns()
+        reading = self._think()
+        while (left := least_s - (time.monotonic_ns() - began) / 1e9) > 0:
+            self._link.live(self._generation)
+            time.sleep(min(left, WATCH_S))
+        ended = time.monotonic_ns()
+        return Arrived(self.episode, self._generation, self.last, began, ended, self._read.copy(), reading)
+
+    def _think(self) -> np.ndarray:
+        plan, self._state = think(self._acting, self._params, self._state)
+        self.last = self._state.tick
+        self._read[self.last] = True
+        return packed(plan.reading)
+
+
+def _warm_up(acting: Acting, params: hk.Params, tokenizer: Pieces | None, link: Link) -> None:
+    """Compiles: two updates on the observation that is there, of which nothing stays."""
+    while (row := link.seen(0)) is None:
+        time.sleep(POLL_S)
+    state = begin(acting, params, [0], tokenizer)
+    for tick in range(2):
+        state.history.append(row[0], row[1] if tick else None)
+        plan, state = think(acting, params, state._replace(tick=tick))
+        packed(plan.reading)
+
+
+def _serve_in_process(make: Callable[[], Parts], link: Link, pace: Pace, generation: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watcher = multiprocessing.parent_process()
+    serve(make, link, pace, generation, watcher.is_alive)
+
+
+class _Watch:
+    """The watcher's own loop. start: from the number of the start to a planner that runs."""
+
+    def __init__(self, link: Link, patience: Patience, start: Callable[[int], "_Running"], monitor: Monitor | None):
+        self._link, self._patience, self._start, self._monitor = link, patience, start, monitor
+        self._noted, self._generation, self._failures = 0, 0, 0
+
+    def run(self, alive: Callable[[], bool]) -> None:
+        orders, planner, ready, shown = self._link.ordered(), None, False, time.monotonic()
+        while alive() and not orders.stop:
+            if planner is None and self._failures < FAILURES:
+                planner, began, ready = self._start(self._generation), time.monotonic_ns(), False
+                self._note("started", f"generation {self._generation} as {planner.name()}")
+            if planner is not None:
+                lived = self._link.lived(self._generation)
+                if lived is not None and not ready:
+                    ready, self._failures = True, 0
+                    self._note("ready", f"generation {self._generation} after {(lived - began) / 1e9:.1f} s")
+                wrong = self._wrong(planner, began, lived, orders)
+                if wrong is not None:
+                    planner.end()
+                    self._note(*wrong)
+                    self._failures += not ready
+                    self._generation, planner = self._generation + 1, None
+                    if self._failures == FAILURES:
+                        self._note("gave up", f"{FAILURES} planners in a row did not come up: their errors are above")
+            time.sleep(WATCH_S)
+            orders = self._link.ordered() or orders
+            if self._monitor is not None and sys.stderr.isatty() and time.monotonic() - shown > LINE_S:
+                shown = time.monotonic()
+                print("\r" + self._monitor.line(), end="", file=sys.stderr, flush=True)
+        if planner is not None:
+            planner.end()
+
+    def _wrong(self, planner: "_Running", began: int, lived: int | None, orders: Orders) -> tuple[str, str] | None:
+        who = f"generation {self._generation}"
+        if not planner.is_alive():
+            return "died", f"{who}: {planner.why()}"
+        if orders.refused == self._generation:
+            return "refused", f"{who}: the controller refused its plan"
+        silent_s = (time.monotonic_ns() - (began if lived is None else lived)) / 1e9
+        patience = self._patience.start_s if lived is None else self._patience.silent_s
+        return ("hung", f"{who}: silent for {silent_s:.1f} s") if silent_s > patience else None
+
+    def _note(self, kind: str, detail: str) -> None:
+        self._link.note(self._noted, kind, detail)
+        self._noted += 1
+
+
+class _Running:
+    """A planner's process."""
+
+    def __init__(self, make: Callable[[], Parts], link: Link, pace: Pace, generation: int):
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=_serve_in_process, args=(make, link, pace, generation), daemon=True)
+        self._process.start()
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def name(self) -> str:
+        return f"process {self._process.pid}"
+
+    def end(self) -> None:
+        # Not terminate: a stopped process would not hear it.
+        self._process.kill()
+        self._process.join()
+
+    def why(self) -> str:
+        return f"exit code {self._process.exitcode}"
+
+
+class _RunningThread(_Running):
+    """A planner's thread. It cannot be ended from outside: one that hangs is left behind, and can do no harm after that."""
+
+    def __init__(self, make: Callable[[], Parts], link: Link, pace: Pace, generation: int):
+        self._wanted, self._error = True, "it left"
+        self._thread = threading.Thread(target=self._serve, args=(make, link, pace, generation), daemon=True)
+        self._thread.start()
+
+    def _serve(self, make: Callable[[], Parts], link: Link, pace: Pace, generation: int) -> None:
+        try:
+            serve(make, link, pace, generation, lambda: self._wanted)
+        except Exception as error:
+            self._error = f"{type(error).__name__}: {error}"
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def name(self) -> str:
+        return "a thread"
+
+    def end(self) -> None:
+        self._wanted = False
+        self._thread.join(WATCH_S)
+
+    def why(self) -> str:
+        return self._error
+
+
+def _watch_process(
+    make: Callable[[], Parts], link: Link, pace: Pace, patience: Patience, where: list[int], monitor: Monitor | None
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pin(where)
+    controller = multiprocessing.parent_process()
+    _Watch(link, patience, lambda generation: _Running(make, link, pace, generation), monitor).run(controller.is_alive)
+
+
+class PlannerBeside:
+    """A planner beside this process while it is entered, watched over.
+
+    make: returns what acts, called where the planner runs; for a process it must be a function of a module, or a partial of one.
+    where: the planner's cores. place: "process", or "thread" as the portable fallback, which shares this process' interpreter.
+    monitor: shows its line in the terminal once a second.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Parts],
+        link: Link,
+        *,
+        pace: Pace = Pace(),
+        patience: Patience = Patience(),
+        where: list[int] = (),
+        place: Literal["process", "thread"] = "process",
+        monitor: Monitor | None = None,
+    ):
+        self._link = link
+        if place == "process":
+            self._watcher = multiprocessing.get_context("spawn").Process(
+                target=_watch_process, args=(make, link, pace, patience, list(where), monitor)
+            )
+        else:
+            watch = _Watch(link, patience, lambda generation: _RunningThread(make, link, pace, generation), monitor)
+            self._watcher = threading.Thread(target=watch.run, args=(lambda: True,), daemon=True)
+
+    def __enter__(self) -> "PlannerBeside":
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        orders = self._link.ordered()
+        self._link.order(orders._replace(stop=True))
+        self._watcher.join(5)
+        if isinstance(self._watcher, multiprocessing.process.BaseProcess) and self._watcher.is_alive():
+            self._watcher.kill()
+            self._watcher.join()
+
+    def wait_ready(self, timeout_s: float = 300.0) -> None:
+        """Returns once the planner is warm; RuntimeError if it gave up, its watcher is gone, or it takes too long."""
+        until = time.monotonic() + timeout_s
+        while "ready" not in (kinds := {event.kind for event in self.events()}):
+            if "gave up" in kinds or not self._watcher.is_alive():
+                raise RuntimeError(f"the planner did not start: {self.events()[-1].detail if self.events() else 'no watcher'}")
+            if time.monotonic() > until:
+                raise RuntimeError(f"the planner is not ready after {timeout_s:g} s: give it more time or a smaller preset")
+            time.sleep(WATCH_S)
+
+    def events(self) -> list[Event]:
+        """Returns what became of the planner so far."""
+        return self._link.events()
