@@ -17,7 +17,7 @@ import numpy as np
 from hierarchy.batch import Stream, Targets
 from hierarchy.corpus.reading import History, Pieces, controller_tokens, encode_targets, planner_tokens, spoken_fields, words_read
 from hierarchy.episode import Episode
-from hierarchy.layout import EMPTY, Bounded, Codec, Schema, id_range, tokens_per_reading, tokens_per_update, words
+from hierarchy.layout import EMPTY, Bounded, Codec, Schema, id_range, tick_action, tokens_per_reading, tokens_per_update, words
 from hierarchy.timeline import NO_PLAN, Timeline, visible
 
 if TYPE_CHECKING:
@@ -65,13 +65,21 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
     """
     layout = schema[name]
     history = History.from_episode(schema, name, episode, tokenizer)
-    label = encode_targets(layout.action, episode.label, f"layout {name!r}, label")
+    label = encode_targets(tick_action(layout), episode.label, f"layout {name!r}, label")
+    label = look_ahead(label, layout.late, layout.chunk)
     sub_goals = [np.zeros((episode.ticks, 0), np.int32)]
     for goal in layout.sub_goal:
         if goal.name not in episode.privileged:
             raise ValueError(f"layout {name!r}: no privileged {goal.name!r}; there are {sorted(episode.privileged)}")
         sub_goals.append(encode_targets(goal, episode.privileged[goal.name], f"layout {name!r}, privileged {goal.name!r}"))
     return Encoded(history, label, np.concatenate(sub_goals, axis=1))
+
+
+def look_ahead(label: np.ndarray, late: int, chunk: int) -> np.ndarray:
+    """Returns int32 [T, chunk * A] from [T, A]: at tick t the labels of ticks t + late on, EMPTY past the episode's end."""
+    beyond = np.full((late + chunk - 1, label.shape[1]), EMPTY, label.dtype)
+    ticks = np.arange(len(label))[:, None] + late + np.arange(chunk)
+    return np.concatenate([label, beyond])[ticks].reshape(len(label), -1)
 
 
 def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") -> tuple[int, int]:
@@ -85,10 +93,11 @@ def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") 
         start = int(rng.integers(1 - length, ticks))
         return max(start, 0), min(start + length, ticks)
     each = tokens_per_reading(layout) + layout.action.size - 1
+    readings = ticks if layout.chunk == 1 else -(-ticks // layout.chunk) + 1
     spoken = _words(encoded, "controller", np.arange(ticks), packing.controller_reread)
-    if each * ticks + sum(len(pieces) for _, pieces, _ in spoken) <= packing.controller_tokens:
+    if each * readings + sum(len(pieces) for _, pieces, _ in spoken) <= packing.controller_tokens:
         return 0, ticks
-    most = packing.controller_tokens // each
+    most = packing.controller_tokens // each * layout.chunk
     start = max(0, int(rng.integers(1 - max(1, min(most - packing.lead_in, ticks - 1)), ticks)))
     return start, min(start + most, ticks)
 
@@ -104,17 +113,22 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
         ValueError: no tick could bear loss within the budgets; says which one to raise.
     """
     layout = encoded.history.layout
-    ticks = np.arange(max(0, window[0] - packing.lead_in), window[1], dtype=np.int32)
-    controller, last = _controller(encoded, ticks, packing)
-    begin, ticks = ticks[0], ticks[: len(last)]
-    if not len(ticks) or ticks[-1] < window[0]:
+    readings = np.arange(window[1], dtype=np.int32)
+    if layout.chunk > 1:
+        readings = timeline.observed[timeline.observed < window[1]]
+    # The reading that acts at the window's first tick.
+    start = readings[np.searchsorted(readings, window[0], side="right") - 1]
+    first = int(np.searchsorted(readings, start - packing.lead_in))
+    controller, last = _controller(encoded, readings, first, packing)
+    begin, ticks = readings[first], readings[first : first + len(last)]
+    if not len(ticks) or ticks[-1] < start:
         raise ValueError(
-            f"layout {layout.name!r}: no tick fits after a lead-in of {window[0] - begin} ticks in "
+            f"layout {layout.name!r}: no tick fits after a lead-in of {start - begin} ticks in "
             f"{packing.controller_tokens} controller tokens: raise controller_tokens"
         )
     seen = visible(timeline, ticks) if layout.planner else np.full(len(ticks), NO_PLAN, np.int32)
     planner, span = _planner(rng, encoded, timeline, seen, packing)
-    bears = (ticks >= window[0]) & _complete(seen, span.sound, packing.lead_in)
+    bears = (ticks >= start) & _complete(seen, span.sound, packing.lead_in)
     if not bears.any():
         raise ValueError(
             f"layout {layout.name!r}: no tick of [{window[0]}, {window[1]}) has its plans' lead-in of "
@@ -127,8 +141,8 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
         controller,
         planner,
         plan_slot=used,
-        plan=plan[controller.tick - begin],
-        age=age[controller.tick - begin],
+        plan=plan[np.searchsorted(ticks, controller.tick)],
+        age=age[np.searchsorted(ticks, controller.tick)],
         continuous=action if bounded else NOTHING,
         discrete=NOTHING if bounded else action,
         sub_goal=_sub_goals(encoded, timeline, span, last[bears], ticks[bears]),
@@ -179,10 +193,11 @@ def _sub_goals(encoded: Encoded, timeline: Timeline, span: _Span, last: np.ndarr
     return Targets(*(np.concatenate(parts) for parts in zip(*each)))
 
 
-def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tuple[Stream, np.ndarray]:
-    """The stream of the ticks that fit, and the last observation token of each."""
-    history, layout = encoded.history, encoded.history.layout
-    value, field = (array[0] for array in controller_tokens(history, ticks, ticks - 1))
+def _controller(encoded: Encoded, readings: np.ndarray, begin: int, packing: "Packing") -> tuple[Stream, np.ndarray]:
+    """The stream of the readings from `begin` on that fit, and the last observation token of each."""
+    history, layout, ticks = encoded.history, encoded.history.layout, readings[begin:]
+    previous = np.concatenate([[-1], readings])[begin:-1]
+    value, field = (array[0] for array in controller_tokens(history, ticks, previous))
     elements = layout.action.size - 1
     if elements:
         ids, spare = np.full((2, len(ticks), elements, value.shape[2]), EMPTY, np.int32)
@@ -193,8 +208,8 @@ def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tupl
     lasting = np.arange(value.shape[1]) < value.shape[1] - elements
     spoken = []
     if words(layout.controller):
-        spoken = _words(encoded, "controller", np.arange(ticks[-1] + 1), packing.controller_reread)
-        spoken = [(reading - ticks[0], pieces, name) for reading, pieces, name in spoken if reading >= ticks[0]]
+        spoken = _words(encoded, "controller", readings, packing.controller_reread)
+        spoken = [(reading - begin, pieces, name) for reading, pieces, name in spoken if reading >= begin]
     stream, start = _stream(value, field, ticks, lasting, spoken)
     fits = int(np.searchsorted(start + value.shape[1], packing.controller_tokens, side="right"))
     if fits < len(ticks):

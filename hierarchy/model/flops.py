@@ -51,9 +51,10 @@ def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
 
 
 def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: int) -> float:
-    """Returns the operations of a control tick on average: a tick, and one `ratio`th of an update; without a planner the tick."""
+    """Returns the operations of a control tick on average: a tick, and one `ratio`th of an update; without a planner the tick, or
+    that tick's share of the chunk that was decoded."""
     tick = tick_flops(config, schema, layout)
-    return float(tick) if config.planner is None else tick + update_flops(config, schema, layout) / ratio
+    return tick / layout.chunk if config.planner is None else tick + update_flops(config, schema, layout) / ratio
 
 
 def parameters(network: Network) -> int:
