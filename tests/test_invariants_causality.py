@@ -81,11 +81,11 @@ def reached(stream: Stream, config: TransformerConfig, layers: int | None = None
     return hops
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars"])
+@pytest.mark.parametrize("kind", ["film", "scalars", "prefix", "relative"])
 def test_logits_depend_on_what_they_may_and_on_all_of_it(kind):
     made, batch = one_row(kind)
     found = influence(made, batch)
-    targets = batch.continuous if kind == "film" else batch.discrete
+    targets = batch.discrete if kind == "scalars" else batch.continuous
     slots, plan = targets.slot[0], batch.plan[0]
     used = targets.weight[0] > 0
     controller, planner = reached(batch.controller, CONTROLLER), reached(batch.planner, PLANNER)
@@ -103,11 +103,11 @@ def test_logits_depend_on_what_they_may_and_on_all_of_it(kind):
     assert found["planner"][used].any()
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars"])
+@pytest.mark.parametrize("kind", ["film", "scalars", "prefix", "relative"])
 def test_no_future(kind):
     made, batch = one_row(kind)
     found = influence(made, batch)
-    targets = batch.continuous if kind == "film" else batch.discrete
+    targets = batch.discrete if kind == "scalars" else batch.continuous
     stream, slow = batch.controller, batch.planner
     for m in np.flatnonzero(targets.weight[0] > 0):
         slot = targets.slot[0, m]

@@ -13,7 +13,7 @@ from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting
 from hierarchy.corpus.packing import Packing, fill
 from hierarchy.corpus.segment import Segment, cut, encode_episode
 from hierarchy.episode import Episode
-from hierarchy.layout import Bounded, Field, Layout, Schema
+from hierarchy.layout import Bounded, Field, Layout, Schema, ahead, tick_action
 from hierarchy.model.config import ModelConfig
 from hierarchy.model.network import Network, build
 from hierarchy.model.parallel import Logits, forward
@@ -40,6 +40,7 @@ class Kind(NamedTuple):
     ticks: int = 64
 
 
+CHUNK = 4
 ALONE = dataclasses.replace(MODEL, planner=None)
 SIGNS = Field("signs", Bounded((-1.0, 0.0), (1.0, 5.0), bins=64), 2, spoken=True)
 
@@ -49,12 +50,23 @@ def with_signs(layout: Layout) -> Layout:
     return dataclasses.replace(layout, planner=(*layout.planner, SIGNS))
 
 
+def relative(model: ModelConfig) -> ModelConfig:
+    """Returns the model whose two transformers attend by distance."""
+    return dataclasses.replace(
+        model, **{part: dataclasses.replace(getattr(model, part), position="relative") for part in ("planner", "controller")}
+    )
+
+
 KINDS = {
     "pooled": Kind(with_signs(toy_layout())),
     "film": Kind(toy_layout(elements=3), dataclasses.replace(MODEL, plan_read="film")),
     "scalars": Kind(toy_layout(elements=2, pooled=False, discrete=True), ticks=32),
+    "prefix": Kind(toy_layout(elements=2), dataclasses.replace(MODEL, plan_read="prefix")),
+    "quantised": Kind(toy_layout(), dataclasses.replace(MODEL, plan_levels=(3, 4))),
+    "relative": Kind(with_signs(toy_layout(elements=2)), relative(MODEL)),
     "single_rate": Kind(toy_layout(elements=2, planner=False), ALONE),
     "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), ALONE, ticks=32),
+    "chunked": Kind(ahead(toy_layout(elements=2), 0, CHUNK), ALONE),
 }
 
 
@@ -111,7 +123,7 @@ def budgets(schema: Schema, model: ModelConfig, ticks: int) -> Packing:
 
 def world(made: Toy, first: int = 0) -> list[Episode]:
     """Returns three episodes, numbered from `first`, whose observations the agent will be shown and whose words differ."""
-    action = made.layout.action
+    action = tick_action(made.layout)
     facts = dict(elements=action.size, discrete=not hasattr(action.codec, "low"))
     episodes = [toy_episode(first + i, made.ticks, says=says, **facts) for i, says in enumerate(SAYS)]
     signs = np.repeat(np.random.default_rng(first).uniform((-1, 0), (1, 5), (3, 4, 2)), made.ticks // 3, axis=1)
