@@ -41,6 +41,15 @@ def scene(height: int, width: int, track: Track, target: int, progress: float, w
     return canvas.pixels(image)
 
 
+def pads_view(height: int, width: int, places: Sequence[float], zone: float) -> np.ndarray:
+    """Returns uint8 [height, width, 3]: the pads alone, at `places` in m in the order of their colours, the track's middle in the
+    picture's."""
+    image, metre = canvas.blank(height, width, PAPER), width / 2.4
+    for colour, place in zip(PADS, places):
+        canvas.box(image, (width / 2 + float(place) * metre, height / 2), (zone * metre, 0.3 * height), colour)
+    return canvas.pixels(image)
+
+
 def _pad(image: np.ndarray, x: float, y: float, half: float, thick: float, colour: canvas.Colour, progress: float) -> None:
     """A pale bar that fills from the left with its full colour."""
     canvas.box(image, (x, y), (half, thick), colour, thick, alpha=0.45)

@@ -1,9 +1,10 @@
-"""Record an expert into a source of episodes.
+"""Record an expert, or a collection of documents or captioned pictures, into a source of episodes.
 
     python -m experiments.record --task patrol --episodes 2000 --out runs/demo/corpus/patrol
 
 About 40 s for 2000 episodes of the patrol on one core. Interrupted, the same command goes on where it stopped; finished, it does
-nothing. `--clean` is the share of episodes without noise and detours; the labels are clean in all of them.
+nothing. `--clean` is the share of episodes without noise and detours; the labels are clean in all of them. `--task text` takes
+the documents that CPython ships, all of them if there are not as many as asked for; `--task captions` makes its pictures.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import tyro
 from rich.progress import track
 
 from envs.recording import record
-from experiments.tasks import find
+from experiments.tasks import Collection, find
 from hierarchy.corpus.store import MANIFEST, Source, finished, write_source
 from hierarchy.episode import Episode
 
@@ -37,16 +38,24 @@ class RecordConfig:
 def record_source(config: RecordConfig) -> Source:
     """Returns the source in `config.out`, recorded or taken up as it is."""
     task = find(config.task)
+    if isinstance(task, Collection):
+        config = dataclasses.replace(config, episodes=min(config.episodes, task.count() or config.episodes))
     if (config.out / MANIFEST).exists():
         return _as_asked(Source.open(config.out), config)
     done = finished(config.out)
+    if isinstance(task, Collection):
+        numbers = track(range(config.seed + done, config.seed + config.episodes), description=f"making {config.task}")
+        made, facts = (task.episode(number) for number in numbers), (task.tick_s, task.licence, task.origin())
+    else:
+        made, facts = _episodes(config, done), (task.make().tick_s, LICENCE, type(task.expert(True)).__name__)
+    tick_s, licence, expert = facts
     return write_source(
         config.out,
-        _episodes(config, done),
+        made,
         name=config.task,
-        tick_s=task.make().tick_s,
-        licence=LICENCE,
-        expert=type(task.expert(True)).__name__,
+        tick_s=tick_s,
+        licence=licence,
+        expert=expert,
         resume=done > 0,
     )
 

@@ -6,16 +6,27 @@ from collections.abc import Callable
 import dm_env
 import numpy as np
 
-from envs import cue_recall, disturbance_rejection, patrol_experts, suite, suite_experts, switching_goal
+from envs import (
+    captions,
+    cue_recall,
+    disturbance_rejection,
+    documents,
+    patrol_camera,
+    patrol_experts,
+    suite,
+    suite_experts,
+    switching_goal,
+)
 from envs.cue_recall import CueRecall
 from envs.disturbance_rejection import DisturbanceRejection
 from envs.go_to import GoTo
 from envs.noise import Noise
 from envs.patrol import Patrol
+from envs.patrol_camera import PatrolCamera
 from envs.recording import Expert
 from envs.switching_goal import SwitchingGoal
 from hierarchy.episode import Episode
-from hierarchy.layout import Bounded, Continuous, Discrete, Field, Layout, Schema, Text, single_rate
+from hierarchy.layout import Bounded, Continuous, Discrete, Field, Image, Layout, Piece, Schema, Text, single_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +40,27 @@ class Task:
     ticks: int
     augment: Callable[[Episode, np.random.Generator], Episode] | None = None
     kept: float = -np.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """Episodes that are made and not acted: documents, captioned pictures.
+
+    episode: number to episode. count: how many there are, None for any number. origin: what they are made from.
+    """
+
+    name: str
+    episode: Callable[[int], Episode]
+    count: Callable[[], int | None]
+    layout: Layout
+    origin: Callable[[], str]
+    licence: str
+    tick_s: float
+    augment: None = None
+
+    def make(self) -> dm_env.Environment:
+        """Raises ValueError: nothing can be acted in here."""
+        raise ValueError(f"{self.name!r} has no environment: `python -m experiments.evaluate_text` measures it")
 
 
 def motor(size: int) -> Field:
@@ -62,6 +94,14 @@ PATROL = Layout(
     controller=cart(),
     action=motor(1),
     sub_goal=SUB_GOAL,
+)
+PATROL_CAMERA = dataclasses.replace(
+    PATROL,
+    name="patrol_camera",
+    planner=(
+        *(field for field in PATROL.planner if field.name != "pads"),
+        Field("camera", Image(patrol_camera.HEIGHT, patrol_camera.WIDTH)),
+    ),
 )
 GO_TO = dataclasses.replace(
     PATROL, name="go_to", planner=(Field("instruction", Text()), Field("pads", TRACK, 4, spoken=True), *cart(**HISTORY))
@@ -135,8 +175,38 @@ def pushed(noisy: bool) -> Expert:
     return disturbance_rejection.Expert(Noise(most=0.1) if noisy else None)
 
 
+PIECES = 8
+SAID = Field("previous_action", Piece(), PIECES)
+TEXT = Layout(
+    "text",
+    planner=(dataclasses.replace(SAID, every_tick=True),),
+    controller=(SAID,),
+    action=Field(documents.TEXT, Piece(), PIECES),
+    pooled=False,
+)
+CAPTIONS = dataclasses.replace(
+    TEXT, name="captions", planner=(*TEXT.planner, Field("picture", Image(captions.SIDE, captions.SIDE)))
+)
+
+COLLECTIONS = {
+    "text": Collection(
+        "text",
+        documents.episode,
+        lambda: len(documents.documents()),
+        TEXT,
+        documents.origin,
+        documents.LICENCE,
+        documents.TICK_S,
+    ),
+    "captions": Collection(
+        "captions", captions.episode, lambda: None, CAPTIONS, lambda: "envs.captions", "Apache-2.0", documents.TICK_S
+    ),
+}
+"""Text says `PIECES` pieces a tick; the planner reads every piece up to its update, the controller those of its window."""
+
 TASKS = {
     "patrol": Task(Patrol, regulator, PATROL, 256, patrol_experts.augment),
+    "patrol_camera": Task(PatrolCamera, regulator, PATROL_CAMERA, 256, patrol_camera.augment),
     "go_to": Task(GoTo, regulator, GO_TO, 256, patrol_experts.augment),
     "cue_recall": Task(CueRecall, recalled, BENCH["cue_recall"], cue_recall.Rules().ticks),
     "switching_goal": Task(SwitchingGoal, switched, BENCH["switching_goal"], switching_goal.Rules().ticks),
@@ -146,11 +216,12 @@ TASKS = {
 } | {name: suite_task(name) for name in SUITE}
 
 
-def find(name: str) -> Task:
-    """Returns the task of that name. Raises ValueError that lists the names."""
-    if name not in TASKS:
-        raise ValueError(f"no task {name!r}: there are {', '.join(TASKS)}")
-    return TASKS[name]
+def find(name: str) -> Task | Collection:
+    """Returns the task, or the collection of episodes, of that name. Raises ValueError that lists the names."""
+    known = TASKS | COLLECTIONS
+    if name not in known:
+        raise ValueError(f"no task {name!r}: there are {', '.join(known)}")
+    return known[name]
 
 
 def schema_of(names: tuple[str, ...], text_pieces: int, agent: str) -> Schema:

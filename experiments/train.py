@@ -42,7 +42,7 @@ class Mix:
 
     tasks: names of sources in the corpus; empty for all. weights: how often an episode is drawn from each, the first task's
     first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss
-    in a segment of the controller's.
+    in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for.
     """
 
     tasks: tuple[str, ...] = ()
@@ -54,6 +54,7 @@ class Mix:
     segment_ticks: int = 96
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
+    wait_for_first: float = 0.0
     loader_threads: int = 1
 
 
@@ -81,12 +82,19 @@ def sources(config: TrainConfig) -> dict[str, Source]:
 
 
 def tokenizer_of(corpus: Path, among: dict[str, Source], pieces: int) -> text.Tokenizer | None:
-    """Returns the corpus' tokenizer, trained at its first use on every wording in its sources; None if there are no words."""
+    """Returns the corpus' tokenizer, trained at its first use on every wording in its sources' training episodes; None if there
+    are no words."""
     path = corpus / TOKENIZER
     if path.exists():
         return text.Tokenizer.load(path)
-    said = {words for source in among.values() for episode in source for changes in episode.text.values() for _, words in changes}
+    trained_on = (source[index] for source in among.values() for index in range(first_held_out(source)))
+    said = {words for episode in trained_on for changes in episode.text.values() for _, words in changes}
     return text.train(sorted(said), pieces, path) if said else None
+
+
+def first_held_out(source: Source) -> int:
+    """Returns the number of the first episode of a source that is held out."""
+    return max(1, int(len(source) * (1 - HELD_OUT)))
 
 
 def model_config(agent: AgentName, preset: str, schema: Schema, two_rate_schema: Schema) -> ModelConfig:
@@ -116,7 +124,7 @@ def single_rate_config(config: ModelConfig, wanted: int, schema: Schema) -> Mode
 def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
     """Returns the packing of a run: the lead-ins and rereads follow from the model's windows."""
     mix, fast = config.mix, model.controller
-    common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows}
+    common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows, "wait_for_first": mix.wait_for_first}
     if config.agent == "single_rate":
         return Packing(
             controller_tokens=mix.planner_tokens,
@@ -124,6 +132,8 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
             plans=1,
             action_targets=2 * mix.planner_tokens,
             sub_goal_targets=2 * mix.planner_tokens,
+            text_targets=mix.planner_tokens,
+            patches=mix.planner_tokens // 2,
             segment_ticks=None,
             lead_in=0,
             controller_reread=fast.window // 2,
@@ -136,6 +146,8 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
         plans=mix.plans if slow else 1,
         action_targets=mix.controller_tokens,
         sub_goal_targets=2 * mix.planner_tokens,
+        text_targets=max(mix.controller_tokens, mix.planner_tokens),
+        patches=mix.planner_tokens // 2,
         segment_ticks=mix.segment_ticks,
         lead_in=fast.layers * (fast.window - 1),
         planner_lead_in=0,
@@ -166,7 +178,7 @@ def assemble(config: TrainConfig) -> Run:
     weights = config.mix.weights or (1.0,) * len(among)
     if len(weights) != len(among):
         raise ValueError(f"{len(weights)} weights for the tasks {', '.join(among)}: give one each, in this order")
-    split = {name: max(1, int(len(source) * (1 - HELD_OUT))) for name, source in among.items()}
+    split = {name: first_held_out(source) for name, source in among.items()}
     parts = [
         Part(Stretch(source, 0, split[name]), name, weight, find(name).augment)
         for (name, source), weight in zip(among.items(), weights, strict=True)
@@ -175,7 +187,7 @@ def assemble(config: TrainConfig) -> Run:
         Part(Stretch(source, min(split[name], len(source) - 1), len(source)), name, weight)
         for (name, source), weight in zip(among.items(), weights, strict=True)
     ]
-    held_out = Mixture(schema, packing, later, tokenizer)
+    held_out = Mixture(schema, dataclasses.replace(packing, draw_places=False), later, tokenizer)
     batches = [held_out.batch(config.learner.seed + 1_000_003, i)[0] for i in range(4)]
     return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer), batches)
 

@@ -12,7 +12,8 @@ import numpy as np
 class Stream(NamedTuple):
     """One stream of N tokens.
 
-    value: int32 [..., N, K], Gato ids; EMPTY (-1) where a token has fewer atoms, and throughout padding.
+    value: int32 [..., N, K], Gato ids, PATCH for a patch of an image; EMPTY (-1) where a token has fewer atoms, and throughout
+        padding.
     field: int32 [..., N, K], field ids of the schema; EMPTY where value is.
     tick: int32 [..., N], absolute ticks of the token's episode; 0 in padding.
     segment: int32 [..., N], 1, 2, ... within the row; 0 in padding. Tokens of one segment are contiguous and in order of time.
@@ -40,6 +41,19 @@ class Targets(NamedTuple):
     weight: np.ndarray
 
 
+class Patches(NamedTuple):
+    """A budget of M patches of images in one stream.
+
+    pixels: uint8 [..., M, patch * patch * channels], row by row. row, column: int32 [..., M], where a patch stands in its image,
+        in 128 intervals of its height and width. slot: int32 [..., M], the token that it is; -1 unused.
+    """
+
+    pixels: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    slot: np.ndarray
+
+
 class Batch(NamedTuple):
     """Packed rows.
 
@@ -49,8 +63,10 @@ class Batch(NamedTuple):
     plan_slot: int32 [..., J], the last token of an update whose plan some tick of the row sees; -1 unused.
     plan: int32 [..., L], index into plan_slot of the plan that the token's tick sees; -1 for none.
     age: int32 [..., L], ticks since that plan's observation; -1 for none.
-    continuous, discrete: action targets in the controller's stream, by the id range of their head.
+    continuous, discrete, text: action targets in the controller's stream, by their head: bounded, discrete, pieces of text.
     sub_goal: targets in the planner's stream (the controller's, where there is no planner).
+    planner_text: the next piece, in the planner's stream: each piece that it follows predicts the one after it.
+    patches: of the images in the planner's stream (the controller's, where there is no planner).
     """
 
     controller: Stream
@@ -60,4 +76,7 @@ class Batch(NamedTuple):
     age: np.ndarray
     continuous: Targets
     discrete: Targets
+    text: Targets
     sub_goal: Targets
+    planner_text: Targets
+    patches: Patches

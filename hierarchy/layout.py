@@ -1,8 +1,9 @@
 """How one tick of one kind of episode becomes tokens: specs only, no values.
 
 Ids are Gato's (arXiv 2205.06175, section 2.1): text [0, 32000), discrete [0, 1024), continuous [32000, 33024). The separator
-has the id after those. A layout says which fields the planner reads at its updates, which the controller reads at every
-tick, and what the action is; a `Schema` is the set of layouts that one set of weights serves.
+has the id after those, and a patch of an image the one after that. A layout says which fields the planner reads at its updates,
+which of them for every tick, which the controller reads at every tick, and what the action is; a `Schema` is the set of layouts
+that one set of weights serves.
 """
 
 import dataclasses
@@ -14,12 +15,37 @@ DISCRETE_IDS = 1024
 BINS = 1024
 CONTINUOUS_START = 32_000
 SEPARATOR = CONTINUOUS_START + BINS
+PATCH = SEPARATOR + 1
 EMPTY = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
     """Words as SentencePiece pieces: ids [0, pieces of the corpus)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Single SentencePiece pieces, one an element: ids [0, pieces of the corpus), EMPTY where nothing was said."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """Pixels, uint8 [height, width, channels], as non-overlapping square patches in raster order."""
+
+    height: int
+    width: int
+    channels: int = 3
+    patch: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.channels, self.patch) < 1 or self.height % self.patch or self.width % self.patch:
+            raise ValueError(f"{self} does not divide into patches: height and width are whole multiples of {self.patch}")
+
+    @property
+    def patches(self) -> int:
+        """How many tokens an image is."""
+        return (self.height // self.patch) * (self.width // self.patch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +87,16 @@ class Bounded:
             raise ValueError(f"2 to {BINS} bins, not {self.bins}")
 
 
-Codec = Text | Discrete | Continuous | Bounded
+Codec = Text | Piece | Image | Discrete | Continuous | Bounded
 
 
 def id_range(codec: Codec, text_pieces: int) -> tuple[int, int]:
     """Returns (first id, number of ids) that a value under this codec may have."""
     match codec:
-        case Text():
+        case Text() | Piece():
             return 0, text_pieces
+        case Image():
+            return PATCH, 1
         case Discrete(values):
             return 0, values
         case Continuous():
@@ -81,12 +109,14 @@ def id_range(codec: Codec, text_pieces: int) -> tuple[int, int]:
 class Field:
     """One named field of a tick.
 
-    size: scalars a tick, in row-major order (text has 1: its words are counted when they are read).
+    size: scalars a tick, in row-major order (text and images have 1: their tokens are counted when they are read).
     frames, stride: the reading at tick t also holds ticks t - stride, t - 2 stride, ..., `frames` of them in all.
     summed: the reading is a sum, encoded once: over the ticks after the reader's previous reading ("reading": what happened
         since), or over all ticks so far ("episode": how often it has happened); "" for the value itself.
-    spoken: numbers that are read as text always is: at the first reading after they change, one token a scalar, and again before
-        they would leave the reader's window.
+    spoken: numbers that are read as text and images always are: at the first reading after they change, one token a scalar, and
+        again before they would leave the reader's window.
+    every_tick: the planner reads the field for every tick, not at its updates alone: an update reads it for all ticks since the
+        update before, each at its own tick.
     """
 
     name: str
@@ -96,16 +126,19 @@ class Field:
     stride: int = 1
     summed: Literal["", "reading", "episode"] = ""
     spoken: bool = False
+    every_tick: bool = False
 
     def __post_init__(self) -> None:
         if min(self.size, self.frames, self.stride) < 1:
             raise ValueError(f"field {self.name!r}: size, frames and stride are at least 1")
         if isinstance(self.codec, Bounded) and len(self.codec.low) != self.size:
             raise ValueError(f"field {self.name!r}: {len(self.codec.low)} bounds for {self.size} elements")
-        if isinstance(self.codec, Text):
+        if isinstance(self.codec, Text | Image):
             object.__setattr__(self, "spoken", True)
         if (self.frames > 1) + bool(self.summed) + self.spoken > 1:
             raise ValueError(f"field {self.name!r}: frames are of numbers at single ticks, not of sums or of what is spoken")
+        if self.every_tick and (self.frames > 1 or self.summed or self.spoken):
+            raise ValueError(f"field {self.name!r}: what is read for every tick has one frame, no sum, and is not spoken")
 
 
 PREVIOUS_ACTION = "previous_action"
@@ -117,7 +150,8 @@ class Layout:
     """One kind of episode, by name.
 
     planner: what each update reads. controller: what each tick reads. Both are kept in lexicographic order of names (Gato's
-        order): spoken numbers, text (so that a word can be about a number told before it), discrete fields, the others.
+        order): images, spoken numbers, text (so that a word can be about what was shown or told before it), pieces and discrete
+        fields, the others. Images are read by the planner, where there is one.
     action: the target of every tick, in the action's own codec; decoded element by element.
     sub_goal: privileged fields, each one scalar, that the planner learns to predict at its updates; given as one field, several
         or None. Names (discrete) are learnt fast, numbers (bounded) say precisely what to put into a plan.
@@ -154,8 +188,12 @@ class Layout:
             raise ValueError(f"layout {self.name!r}: the controller reads at least one field of numbers")
         if self.planner and not numbers(self.planner):
             raise ValueError(f"layout {self.name!r}: the planner reads at least one field of numbers")
-        if not isinstance(self.action.codec, Bounded | Discrete):
-            raise ValueError(f"layout {self.name!r}: an action is Bounded or Discrete; give an unbounded one bounds")
+        if not isinstance(self.action.codec, Bounded | Discrete | Piece):
+            raise ValueError(f"layout {self.name!r}: an action is Bounded, Discrete or Piece; give an unbounded one bounds")
+        if followed(self.controller):
+            raise ValueError(f"layout {self.name!r}: the controller reads everything at every tick; every_tick is the planner's")
+        if self.planner and images(self.controller):
+            raise ValueError(f"layout {self.name!r}: images are the planner's, where there is one")
         if self.late < 0 or self.chunk < 1 or self.action.size % self.chunk:
             raise ValueError(
                 f"layout {self.name!r}: {self.action.size} action elements are not those of {self.chunk} ticks, {self.late} late"
@@ -166,8 +204,8 @@ class Layout:
 
 def _rank(field: Field) -> int:
     if field.spoken:
-        return 1 if isinstance(field.codec, Text) else 0
-    return 2 if isinstance(field.codec, Discrete) else 3
+        return 0 if isinstance(field.codec, Image) else 2 if isinstance(field.codec, Text) else 1
+    return 3 if isinstance(field.codec, Discrete | Piece) else 4
 
 
 def numbers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
@@ -176,8 +214,18 @@ def numbers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
 
 
 def words(fields: tuple[Field, ...]) -> tuple[Field, ...]:
-    """Returns the fields that are read when they change: text, and spoken numbers."""
+    """Returns the fields that are read when they change: images, spoken numbers and text."""
     return tuple(field for field in fields if field.spoken)
+
+
+def images(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """Returns the fields of pixels."""
+    return tuple(field for field in fields if isinstance(field.codec, Image))
+
+
+def followed(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """Returns the fields that an update reads for every tick since the one before."""
+    return tuple(field for field in fields if field.every_tick)
 
 
 def scalars(fields: tuple[Field, ...]) -> int:
@@ -186,8 +234,8 @@ def scalars(fields: tuple[Field, ...]) -> int:
 
 
 def names(fields: tuple[Field, ...]) -> int:
-    """Returns how many discrete ids one reading of these fields has, all frames counted."""
-    return sum(field.size * field.frames for field in numbers(fields) if isinstance(field.codec, Discrete))
+    """Returns how many pieces and discrete ids one reading of these fields has, all frames counted."""
+    return sum(field.size * field.frames for field in numbers(fields) if isinstance(field.codec, Discrete | Piece))
 
 
 def tokens_per_update(layout: Layout) -> int:
@@ -195,6 +243,13 @@ def tokens_per_update(layout: Layout) -> int:
     if not layout.planner:
         return 0
     return 1 if layout.pooled else scalars(layout.planner)
+
+
+def tokens_between(layout: Layout) -> int:
+    """Returns how many tokens the planner reads for each tick between its updates: those of the fields it follows."""
+    if not followed(layout.planner):
+        return 0
+    return 1 if layout.pooled else scalars(followed(layout.planner))
 
 
 def tokens_per_reading(layout: Layout) -> int:
@@ -206,7 +261,7 @@ def single_rate(layout: Layout) -> Layout:
     """Returns the layout of Gato's way: no planner, and the controller reads at every tick what either model reads."""
     by_name = {field.name: field for field in layout.controller}
     for field in layout.planner:
-        by_name[field.name] = field
+        by_name[field.name] = dataclasses.replace(field, every_tick=False)
     return dataclasses.replace(layout, planner=(), controller=tuple(by_name.values()))
 
 
@@ -246,10 +301,12 @@ class Schema:
             raise ValueError(f"a schema has at least one layout and no name twice: {names}")
         if not 0 <= self.text_pieces <= TEXT_IDS:
             raise ValueError(f"{self.text_pieces} text pieces: there is room for {TEXT_IDS}")
-        if self.text_pieces == 0 and any(
-            isinstance(field.codec, Text) for layout in self.layouts for field in layout.planner + layout.controller
-        ):
-            raise ValueError("a layout reads text, and the schema has no text pieces: train a tokenizer first")
+        fields = [field for layout in self.layouts for field in (*layout.planner, *layout.controller, layout.action)]
+        if self.text_pieces == 0 and any(isinstance(field.codec, Text | Piece) for field in fields):
+            raise ValueError("a layout has text, and the schema has no text pieces: train a tokenizer first")
+        kinds = {(field.codec.patch, field.codec.channels) for field in images(tuple(fields))}
+        if len(kinds) > 1:
+            raise ValueError(f"patches of {sorted(kinds)} (side, channels): one set of weights embeds one kind")
 
     def __getitem__(self, name: str) -> Layout:
         for layout in self.layouts:
@@ -289,6 +346,17 @@ class Schema:
         )
 
     @property
+    def patch_values(self) -> int:
+        """Number of values in a patch of an image, all channels counted; 0 without images."""
+        fields = [field for layout in self.layouts for field in images(layout.planner + layout.controller)]
+        return max([field.codec.patch**2 * field.codec.channels for field in fields] + [0])
+
+    @property
+    def says(self) -> bool:
+        """Whether a layout's action is text."""
+        return any(isinstance(layout.action.codec, Piece) for layout in self.layouts)
+
+    @property
     def planner_atoms(self) -> int:
         """Most scalars that one token of the planner's stream sums over."""
         return max([scalars(layout.planner) for layout in self.layouts if layout.pooled] + [1])
@@ -314,7 +382,11 @@ def describe(schema: Schema) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return {"kind": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            facts = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            # Said only where it is so: runs from before there was such a thing are described alike.
+            if facts.get("every_tick") is False:
+                del facts["every_tick"]
+            return {"kind": type(value).__name__} | facts
         return [plain(item) for item in value] if isinstance(value, tuple) else value
 
     return plain(schema)

@@ -64,12 +64,12 @@ class TokenEmbedding(hk.Module):
     """
 
     def __init__(self, names: int, bins: int, fields: int, lookups: int, width: int, name: str = "embedding"):
-        """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's. lookups: names that one token may
-        have, which come before its other atoms."""
+        """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's, then an image patch's, which is its
+        field alone. lookups: names that one token may have, which come before its other atoms."""
         super().__init__(name=name)
         features = bin_features(bins)
         constant = np.eye(1, features.shape[1], dtype=np.float32)
-        self._features = np.concatenate([constant.repeat(names, 0), features, constant])
+        self._features = np.concatenate([constant.repeat(names, 0), features, constant, constant])
         self._names, self._bins, self._fields, self._lookups, self._width = names, bins, fields, lookups, width
 
     def __call__(self, row: jax.Array, field: jax.Array, index: jax.Array) -> jax.Array:

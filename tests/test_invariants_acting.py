@@ -45,13 +45,26 @@ def spied(made: Toy) -> tuple[Toy, Spy, Spy]:
     return made._replace(acting=made.acting._replace(update=update, tick=tick)), update, tick
 
 
+@pytest.mark.parametrize("kind", ["pooled", "pictures"])
 @pytest.mark.parametrize("timeline", TIMELINES)
-def test_the_planner_runs_once_an_update(timeline):
-    made, update, tick = spied(toy("pooled"))
+def test_the_planner_runs_once_an_update(timeline, kind):
+    made, update, tick = spied(toy(kind))
     _, _, state = live(agent_of(made, timeline), world(made))
     assert [int(call[-1]) for call in update.calls] == timeline.observed.tolist()
     assert [int(call[4]) for call in tick.calls] == list(range(64))
     assert state.updates == len(timeline.observed)
+
+
+@pytest.mark.parametrize("timeline", TIMELINES)
+def test_what_the_planner_follows_it_reads_once_a_tick_and_only_at_its_updates(timeline):
+    made, update, _ = spied(toy("pictures"))
+    follow = Spy(made.acting.follow)
+    made = made._replace(acting=made.acting._replace(follow=follow))
+    _, _, state = live(agent_of(made, timeline), world(made))
+    read = [int(call[3]) + i for call in follow.calls for i in range(int(call[4]))]
+    updates = timeline.observed[timeline.observed < made.ticks].tolist()
+    assert sorted(read + updates) == list(range(updates[-1] + 1 if updates else 0))
+    assert len(update.calls) == state.updates == len(updates)
 
 
 def test_a_tick_needs_no_weight_of_the_planners():
@@ -74,13 +87,13 @@ def shapes_of(made: Toy, tick: Spy) -> tuple:
     return params, fresh.controller, *rest
 
 
-def test_one_compiled_program_for_every_timeline_and_episode():
-    made = toy("pooled")
+@pytest.mark.parametrize("kind", ["pooled", "pictures"])
+def test_one_compiled_program_for_every_timeline_and_episode(kind):
+    made = toy(kind)
     for number, timeline in enumerate(TIMELINES):
         live(agent_of(made, timeline), world(made, 10 * number))
-    assert made.acting.update._cache_size() == 1
-    assert made.acting.tick._cache_size() == 1
-    assert made.acting.no_plan._cache_size() == 1
+    used = ("update", "tick", "no_plan") + (("follow", "look") if kind == "pictures" else ())
+    assert {name: getattr(made.acting, name)._cache_size() for name in used} == dict.fromkeys(used, 1)
 
 
 def test_one_compiled_step_for_every_batch():
@@ -163,7 +176,7 @@ def counted(made: Toy, reader: str, value: np.ndarray, field: np.ndarray) -> np.
     return np.where(mine.any(axis=-1), np.where(mine, value, -1).max(axis=-1), -1)
 
 
-@pytest.mark.parametrize("kind", ["pooled", "scalars"])
+@pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions"])
 def test_the_tick_counter_agrees_in_the_agent(kind):
     made, update, tick = spied(toy(kind))
     timeline = periodic(made.ticks, 4, 2, 1)
@@ -175,7 +188,7 @@ def test_the_tick_counter_agrees_in_the_agent(kind):
             assert set(np.unique(said)) <= {-1, int(call[position])}
 
 
-@pytest.mark.parametrize("kind", ["pooled", "scalars"])
+@pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions", "pictures"])
 def test_the_tick_counter_agrees_in_the_batch(kind):
     made = toy(kind)
     timeline = periodic(made.ticks, 4, 2, 1)

@@ -86,10 +86,11 @@ def runs(draw) -> Timeline:
     return recorded(observed, observed + np.array(delays, int))
 
 
-@given(runs(), st.integers(0, 1000))
+@pytest.mark.parametrize("kind", ["pooled", "pictures"])
+@given(timeline=runs(), first=st.integers(0, 1000))
 @settings(max_examples=12, deadline=None, derandomize=True)
-def test_any_run_that_may_have_happened(timeline, first):
-    made = toy("pooled")
+def test_any_run_that_may_have_happened(kind, timeline, first):
+    made = toy(kind)
     lived, stepped, _ = live(agent_of(made, timeline), world(made, first % 50))
     rows = windows(LONG)
     parts = segments(made, lived, timeline, rows)
@@ -107,7 +108,7 @@ def test_a_planner_that_starts_late_has_its_lead_in(name):
     assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["pooled", "scalars", "relative"])
+@pytest.mark.parametrize("kind", ["pooled", "scalars", "relative", "text", "captions", "pictures"])
 def test_both_caches_roll_over_twice(kind):
     made = toy(kind)
     timeline = periodic(made.ticks, 1)

@@ -8,9 +8,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hierarchy.corpus.codecs import from_unit
-from hierarchy.corpus.reading import History, Pieces, controller_tokens, planner_tokens, spoken_fields, words_due
-from hierarchy.layout import EMPTY, Bounded, Layout, Schema, tick_action, tokens_per_reading, tokens_per_update, words
+from hierarchy.batch import Patches
+from hierarchy.corpus.codecs import from_unit, intervals
+from hierarchy.corpus.reading import (
+    History,
+    Pieces,
+    between_tokens,
+    controller_tokens,
+    planner_tokens,
+    spoken_fields,
+    words_due,
+)
+from hierarchy.layout import (
+    EMPTY,
+    PATCH,
+    Bounded,
+    Field,
+    Image,
+    Layout,
+    Schema,
+    images,
+    tick_action,
+    tokens_between,
+    tokens_per_reading,
+    tokens_per_update,
+    words,
+)
 from hierarchy.model import stepwise
 from hierarchy.model.network import Network
 from hierarchy.timeline import NO_PLAN, Timeline, age, visible
@@ -27,6 +50,8 @@ class Acting(NamedTuple):
     schema: Schema
     layout: Layout
     update: Callable[..., Any]
+    follow: Callable[..., Any]
+    look: Callable[..., Any]
     read: Callable[..., Any]
     no_plan: Callable[..., Any]
     tick: Callable[..., Any]
@@ -42,6 +67,12 @@ def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwi
     def update(params, cache, tokens, chunks, now):
         return stepwise.update(network, layout, params, cache, tokens, chunks, now)
 
+    def follow(params, cache, tokens, first, ticks):
+        return stepwise.follow(network, layout, params, cache, tokens, first, ticks)
+
+    def look(params, cache, tokens, patches, now):
+        return stepwise.look(network, layout, params, cache, tokens, patches, now)
+
     def tick(params, cache, tokens, chunks, now, reading, since, seed):
         key = jax.random.fold_in(jax.random.key(seed), now)
         return stepwise.tick(network, schema, layout, params, cache, tokens, chunks, now, reading, since, key, decoding)
@@ -54,6 +85,8 @@ def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwi
         schema,
         layout,
         jax.jit(jax.vmap(update, in_axes=(None, 0, 0, None, None)), donate_argnums=1),
+        jax.jit(jax.vmap(follow, in_axes=(None, 0, 0, None, None)), donate_argnums=1),
+        jax.jit(jax.vmap(look, in_axes=(None, 0, 0, 0, None)), donate_argnums=1),
         jax.jit(jax.vmap(read, in_axes=(None, 0))),
         jax.jit(lambda params: stepwise.no_plan(network, params)),
         jax.jit(jax.vmap(tick, in_axes=(None, 0, 0, None, None, 0, None, 0)), donate_argnums=1),
@@ -82,8 +115,8 @@ class AgentState(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What one reader has read: the tick of its last reading, each text field's [B] tick of last reading, and the words of each
-    reading as [(tick, [B] counts)], newest last."""
+    """What one reader has read: the tick of its last reading, each spoken field's [B] tick of last reading, and the words and
+    patches of each reading as [(tick, [B] counts)], newest last."""
 
     last: int
     fields: dict[str, np.ndarray]
@@ -145,28 +178,30 @@ class Agent:
             updates=0,
         )
 
-    def step(self, state: AgentState, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, AgentState]:
-        """Returns the actions [B, A] (discrete: int [B]) of this tick, and the state after it.
+    def step(
+        self, state: AgentState, observations: Mapping[str, np.ndarray], executed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, AgentState]:
+        """Returns the actions [B, A] (discrete: int [B]; text: int [B, pieces]) of this tick, and the state after it.
 
-        observations: name to [B, ...], text as [B] of str. Raises ValueError for what the layout cannot read, and past
-        the horizon.
+        observations: name to [B, ...], text as [B] of str. executed: [B, ...], the actions of the last tick as they were
+        executed, where they are not those that the agent gave (EMPTY for pieces that were not said). Raises ValueError for what
+        the layout cannot read, and past the horizon.
         """
         now = state.tick
         if now >= self._horizon:
             raise ValueError(f"tick {now} is past the agent's horizon of {self._horizon} ticks: give it a longer one")
-        state.history.append(observations, state.previous_action)
+        state.history.append(observations, state.previous_action if executed is None else executed)
         if self.acting.layout.chunk > 1 and now not in self._update_at:
             action, *queue = state.queue
             return action, state._replace(tick=now + 1, previous_action=action, queue=tuple(queue))
         state = self._update(state) if self._has_planner and now in self._update_at else state
         newest = int(self._visible[now])
         plans = {j: plan for j, plan in state.plans.items() if j >= newest or j == NO_PLAN}
-        tokens, chunks, heard = _tokens(state, "controller", self.acting)
+        cache, seen = self._look(state, "controller", state.controller)
+        tokens, chunks, heard = _tokens(state, "controller", self.acting, seen)
         reading = plans[newest].reading if self._has_planner else None
         since = np.int32(self._age[now])
-        controller, decoded = self.acting.tick(
-            self.params, state.controller, tokens, chunks, np.int32(now), reading, since, state.seeds
-        )
+        controller, decoded = self.acting.tick(self.params, cache, tokens, chunks, np.int32(now), reading, since, state.seeds)
         action, *queue = as_actions(self.acting.layout, decoded)
         heard = state.heard | {"controller": heard}
         return action, state._replace(
@@ -182,16 +217,54 @@ class Agent:
     def _update(self, state: AgentState) -> AgentState:
         """Runs the update that is due; its plan waits in `plans` until the timeline makes it visible."""
         j = self._update_at[state.tick]
-        tokens, chunks, heard = _tokens(state, "planner", self.acting)
-        cache, plan = self.acting.update(self.params, state.planner, tokens, chunks, np.int32(state.tick))
+        cache, seen = self._look(state, "planner", self._follow(state))
+        tokens, chunks, heard = _tokens(state, "planner", self.acting, seen)
+        cache, plan = self.acting.update(self.params, cache, tokens, chunks, np.int32(state.tick))
         if self._intervention is not None:
             plan = self.acting.read(self.params, self._intervention(j, plan.vectors))
         return state._replace(
             planner=cache, plans=state.plans | {j: plan}, heard=state.heard | {"planner": heard}, updates=state.updates + 1
         )
 
+    def _follow(self, state: AgentState) -> Cache:
+        """Returns the planner's cache after what it follows of the ticks since its last update, this one's left out."""
+        layout, cache = self.acting.layout, state.planner
+        tokens, batch = tokens_between(layout), len(state.seeds)
+        if not tokens:
+            return cache
+        for first in range(state.heard["planner"].last + 1, state.tick, FOLLOWED):
+            stop = min(first + FOLLOWED, state.tick)
+            value, field = np.full((2, batch, FOLLOWED, tokens, self.acting.schema.planner_atoms), EMPTY, np.int32)
+            value[:, : stop - first], field[:, : stop - first] = between_tokens(state.history, np.arange(first, stop))
+            read = stepwise.Tokens(value, field, np.full(batch, tokens, np.int32), np.zeros(batch, np.int32))
+            cache = self.acting.follow(self.params, cache, read, np.int32(first), np.int32(stop - first))
+        return cache
+
+    def _look(self, state: AgentState, reader: str, cache: Cache) -> tuple[Cache, np.ndarray]:
+        """Returns the reader's cache after the images that are due, and how many patches those were, int32 [B]."""
+        layout, schema, config = self.acting.layout, self.acting.schema, self.acting.network.config
+        window = (config.planner if reader == "planner" else config.controller).window
+        atoms = schema.planner_atoms if reader == "planner" else schema.controller_atoms
+        seen = np.zeros(len(state.seeds), np.int32)
+        for field in images(getattr(layout, reader)):
+            count, first = field.codec.patches, schema.field_ids(layout.name)[reader, field.name]
+            pixels = np.zeros((len(seen), count, schema.patch_values), np.uint8)
+            due = np.zeros(len(seen), np.int32)
+            for episode, shown in _due(state, reader, field, window // 2).items():
+                pixels[episode], due[episode] = shown, count
+            if due.any():
+                value, named = np.full((2, len(seen), count, atoms), EMPTY, np.int32)
+                value[:, :, 0], named[:, :, 0] = PATCH, first
+                places = [np.tile(place, (len(seen), 1)) for place in intervals(field.codec, None)]
+                tokens = stepwise.Tokens(value, named, due, seen.copy())
+                cache = self.acting.look(self.params, cache, tokens, Patches(pixels, *places, due), np.int32(state.tick))
+                seen += due
+        return cache, seen
+
 
 READERS = ("planner", "controller")
+FOLLOWED = 32
+"""Ticks between updates that are read in one call."""
 
 
 def as_actions(layout: Layout, decoded: stepwise.Action) -> list[np.ndarray]:
@@ -203,44 +276,55 @@ def as_actions(layout: Layout, decoded: stepwise.Action) -> list[np.ndarray]:
     return [unit[:, 0].astype(np.int32) if unit.shape[1] == 1 else unit.astype(np.int32) for unit in units]
 
 
-def _tokens(state: AgentState, reader: str, acting: Acting) -> tuple[stepwise.Tokens, np.int32, Heard]:
-    """Returns one reader's tokens at the state's tick, the number of chunks they fill, and what it has heard after that."""
-    layout, now = acting.layout, state.tick
+def _tokens(state: AgentState, reader: str, acting: Acting, seen: np.ndarray) -> tuple[stepwise.Tokens, np.int32, Heard]:
+    """Returns one reader's tokens at the state's tick, the number of chunks they fill, and what it has heard after that.
+
+    seen: int32 [B], patches that it has read at this tick.
+    """
+    layout, now, heard = acting.layout, state.tick, state.heard[reader]
     numbers = planner_tokens if reader == "planner" else controller_tokens
     size = tokens_per_update(layout) if reader == "planner" else tokens_per_reading(layout)
-    heard = state.heard[reader]
     value, field = (part[:, 0] for part in numbers(state.history, np.array([now]), np.array([heard.last])))
     count = np.full(len(value), size, np.int32)
     if not heard.fields:
-        return stepwise.Tokens(value, field, count), np.int32(1), heard._replace(last=now)
+        return stepwise.Tokens(value, field, count, seen), np.int32(1), heard._replace(last=now)
     config = acting.network.config
     window = (config.planner if reader == "planner" else config.controller).window
     pieces, fields = _words(state, reader, acting, window // 2)
     lengths = np.array([len(each) for each in pieces])
-    recent = [(tick, many) for tick, many in heard.words if now - tick < window] + [(now, lengths)]
+    recent = [(tick, many) for tick, many in heard.words if now - tick < window] + [(now, lengths + seen)]
     held = int(np.max(sum(many for _, many in recent)))
     if held > config.text_slots:
         raise ValueError(
-            f"layout {layout.name!r}: the {reader} would hold {held} words in its window of {window} ticks, and text_slots is "
-            f"{config.text_slots}: raise text_slots in the model's config, or send fewer words"
+            f"layout {layout.name!r}: the {reader} would hold {held} words and patches in its window of {window} ticks, and "
+            f"text_slots is {config.text_slots}: raise text_slots in the model's config, or send fewer"
         )
     value, field = _words_first(pieces, fields, value, field, -(-config.text_slots // size) * size)
     count = count + lengths.astype(np.int32)
-    return stepwise.Tokens(value, field, count), np.int32(-(-count.max() // size)), Heard(now, heard.fields, recent)
+    return stepwise.Tokens(value, field, count, seen), np.int32(-(-count.max() // size)), Heard(now, heard.fields, recent)
+
+
+def _due(state: AgentState, reader: str, field: Field, reread: int) -> dict[int, Any]:
+    """Returns what each episode that is due at this tick is told or shown by one spoken field; notes that it was read."""
+    last, due = state.heard[reader].fields[field.name], {}
+    for episode, changes in enumerate(state.history.spoken[field.name]):
+        if changes and words_due(changes[-1][0], int(last[episode]), state.tick, reread):
+            last[episode] = state.tick
+            due[episode] = changes[-1][1]
+    return due
 
 
 def _words(state: AgentState, reader: str, acting: Acting, reread: int) -> tuple[list[list[int]], list[list[int]]]:
     """Returns each episode's pieces that are due at this tick, and their field ids; notes that they were read."""
-    heard, ids = state.heard[reader], acting.schema.field_ids(acting.layout.name)
+    ids = acting.schema.field_ids(acting.layout.name)
     pieces: list[list[int]] = [[] for _ in state.seeds]
     fields: list[list[int]] = [[] for _ in state.seeds]
     for field in words(getattr(acting.layout, reader)):
-        last = heard.fields[field.name]
-        for episode, changes in enumerate(state.history.spoken[field.name]):
-            if changes and words_due(changes[-1][0], int(last[episode]), state.tick, reread):
-                last[episode] = state.tick
-                pieces[episode] += changes[-1][1]
-                fields[episode] += spoken_fields(field, ids[reader, field.name], changes[-1][1])
+        if isinstance(field.codec, Image):
+            continue
+        for episode, said in _due(state, reader, field, reread).items():
+            pieces[episode] += said
+            fields[episode] += spoken_fields(field, ids[reader, field.name], said)
     return pieces, fields
 
 

@@ -1,11 +1,13 @@
 """Values to Gato's ids and back (arXiv 2205.06175, section 2.1).
 
     Discrete     integers as they are                                     [0, values)
+    Piece        integers as they are, EMPTY where nothing was said       [0, pieces)
     Continuous   mu-law companded, clipped to [-1, 1], 1024 uniform bins  [32000, 33024)
     Bounded      affine to [-1, 1], not companded, uniform bins           [32000, 32000 + bins)
 
 The last bin holds its upper edge: +1 is 33023, never 33024, which is the first id of the next range. `decode` returns bin
-centres, so a Bounded value comes back within half a bin. Words are not values: see `hierarchy/corpus/text.py`.
+centres, so a Bounded value comes back within half a bin. Words are not values: see `hierarchy/corpus/text.py`. Nor are images:
+`patches` cuts them up, `intervals` says where each patch stands (section 2.2 and appendix C).
 """
 
 import functools
@@ -13,14 +15,19 @@ import functools
 import numpy as np
 from dm_env import specs
 
-from hierarchy.layout import CONTINUOUS_START, Bounded, Codec, Continuous, Discrete, id_range
+from hierarchy.layout import CONTINUOUS_START, EMPTY, TEXT_IDS, Bounded, Codec, Continuous, Discrete, Image, Piece, id_range
 
 # Recorded numbers are often float32: an edge of the spec may come back a rounding error outside it.
 TOLERANCE = 1e-5
 
+# Rows and columns of patches are learnt for this many intervals of an image's height and width.
+INTERVALS = 128
 
-def encode(codec: Codec, values: np.ndarray) -> np.ndarray:
+
+def encode(codec: Codec, values: np.ndarray, text_pieces: int = TEXT_IDS) -> np.ndarray:
     """Returns int32 ids of the shape of `values`; a Bounded codec's elements lie along the last axis.
+
+    text_pieces: how many pieces the corpus has.
 
     Raises:
         ValueError: a value is not finite, not one of a discrete field's, or outside a bounded field's spec.
@@ -33,6 +40,8 @@ def encode(codec: Codec, values: np.ndarray) -> np.ndarray:
     match codec:
         case Discrete(count):
             return _whole(values, count)
+        case Piece():
+            return np.where(values == EMPTY, np.int32(EMPTY), _whole(np.where(values == EMPTY, 0, values), text_pieces))
         case Continuous(mu, bound):
             return _bins(compand(values, mu, bound), id_range(codec, 0)[1])
         case Bounded(bins=bins):
@@ -47,11 +56,11 @@ def decode(codec: Codec, ids: np.ndarray) -> np.ndarray:
         ValueError: an id lies outside the codec's range.
     """
     ids = np.asarray(ids)
-    first, count = id_range(codec, 0)
+    first, count = id_range(codec, TEXT_IDS)
     if ids.size and not first <= ids.min() <= ids.max() < first + count:
         raise ValueError(f"ids {ids.min()} to {ids.max()} do not lie in [{first}, {first + count}) of {type(codec).__name__}")
     match codec:
-        case Discrete():
+        case Discrete() | Piece():
             return ids.astype(np.int32)
         case Continuous(mu, bound):
             unit = unit_centres(count)[ids - first]
@@ -59,6 +68,30 @@ def decode(codec: Codec, ids: np.ndarray) -> np.ndarray:
         case Bounded():
             return from_unit(codec, unit_centres(count)[ids - first])
     raise ValueError(f"{codec} is not a codec of numbers")
+
+
+def patches(codec: Image, image: np.ndarray) -> np.ndarray:
+    """Returns uint8 [patches, patch * patch * channels] of uint8 [height, width, channels], in raster order.
+
+    Raises:
+        ValueError: the image has another shape or other values.
+    """
+    image, side = np.asarray(image), codec.patch
+    if image.shape != (codec.height, codec.width, codec.channels) or image.dtype != np.uint8:
+        raise ValueError(f"an image is uint8 {(codec.height, codec.width, codec.channels)}, not {image.dtype} {image.shape}")
+    grid = image.reshape(codec.height // side, side, codec.width // side, side, codec.channels)
+    return grid.swapaxes(1, 2).reshape(codec.patches, -1)
+
+
+def intervals(codec: Image, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the row and the column, int32 [patches], of each patch in the `INTERVALS` of its image.
+
+    A patch spans several: one of them is drawn, as in training, or without an `rng` the rounded mean is taken.
+    """
+
+    rows, columns = codec.height // codec.patch, codec.width // codec.patch
+    row, column = np.divmod(np.arange(codec.patches), columns)
+    return _interval(row, rows, rng), _interval(column, columns, rng)
 
 
 def compand(values: np.ndarray, mu: float, bound: float) -> np.ndarray:
@@ -113,6 +146,12 @@ def bounded_from_spec(spec: specs.Array) -> Codec:
             f"spec {spec.name!r} is unbounded ({spec.minimum} to {spec.maximum}): give Bounded(low, high) in the layout"
         )
     return Bounded(tuple(low.astype(float).tolist()), tuple(high.astype(float).tolist()))
+
+
+def _interval(index: np.ndarray, count: int, rng: np.random.Generator | None) -> np.ndarray:
+    edges = np.arange(count + 1) * INTERVALS // count
+    first, last = edges[index], np.maximum(edges[index + 1] - 1, edges[index])
+    return ((first + last + 1) // 2 if rng is None else rng.integers(first, last, endpoint=True)).astype(np.int32)
 
 
 def _whole(values: np.ndarray, count: int) -> np.ndarray:

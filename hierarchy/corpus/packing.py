@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hierarchy.batch import Batch, Stream, Targets
-from hierarchy.corpus.segment import Encoded, Segment, cut, draw_window, trim
-from hierarchy.layout import EMPTY, Bounded, Schema
+from hierarchy.batch import Batch, Patches, Stream, Targets
+from hierarchy.corpus.segment import HEADS, Encoded, Segment, cut, draw_window, trim
+from hierarchy.layout import EMPTY, Piece, Schema, images
 from hierarchy.timeline import draw
 
 # A batch is full once this many segments have found no row. The segments left out are the larger ones, so few may be.
@@ -19,11 +19,13 @@ class Packing:
     """Budgets of a batch, and what is drawn for each of its segments. All times are in ticks.
 
     rows: B. controller_tokens: L. planner_tokens: S. plans: J, plans that ticks of a row see.
-    action_targets: M of each action head that a layout uses. sub_goal_targets: M of the sub-goal, where a layout has one.
+    action_targets: M of each action head of numbers that a layout uses. sub_goal_targets: M of the sub-goal, where a layout has
+    one. text_targets: M of the controller's text and of the planner's, where a layout says text. patches: M of images.
     segment_ticks: ticks with loss in a segment; None for the whole episode, or as much as a row takes.
     lead_in: ticks before them at weight 0: N (W - 1) for a controller of N layers that each see W ticks.
     planner_lead_in: the same for a planner that does not read from tick 0.
     planner_reread, controller_reread: words are read again after this long; half of the reader's window or less.
+    draw_places: patches' rows and columns are drawn within their intervals, as in training; else they are the mean.
     ratios, latencies: one of each is drawn for a segment, and a phase. wait_for_first: share that waits for its first plan.
     """
 
@@ -33,9 +35,12 @@ class Packing:
     plans: int = 256
     action_targets: int = 512
     sub_goal_targets: int = 320
+    text_targets: int = 512
+    patches: int = 64
     segment_ticks: int | None = 32
     lead_in: int = 14
     planner_lead_in: int = 126
+    draw_places: bool = True
     planner_reread: int = 128
     controller_reread: int = 128
     ratios: tuple[int, ...] = (1, 4, 16, 32)
@@ -98,7 +103,8 @@ def fill(rows: list[list[Segment]], schema: Schema, packing: Packing) -> Batch:
     plan_slot = np.full((count, packing.plans), -1, np.int32)
     plan, age = np.full((2, count, packing.controller_tokens), -1, np.int32)
     heads = {name: _empty_targets(count, budget) for name, budget in _heads(schema, packing).items()}
-    by_planner = _sub_goal_by_planner(schema)
+    heads["patches"] = _empty_patches(count, packing.patches if schema.patch_values else 0, schema.patch_values)
+    by_planner = _slow_parts(schema)
     for b, segments in enumerate(rows):
         fast, slow, plans, filled = 0, 0, 0, dict.fromkeys(heads, 0)
         for number, segment in enumerate(segments, start=1):
@@ -113,7 +119,7 @@ def fill(rows: list[list[Segment]], schema: Schema, packing: Packing) -> Batch:
                 at = slice(filled[name], filled[name] + len(entries.slot))
                 for whole, part in zip(targets, entries):
                     whole[b, at] = part
-                targets.slot[b, at] += slow if name == "sub_goal" and by_planner else fast
+                targets.slot[b, at] += slow if name in by_planner else fast
                 filled[name] = at.stop
             fast, slow, plans = fast_stop, slow_stop, plans + len(segment.plan_slot)
     return Batch(controller, planner, plan_slot, plan, age, **heads)
@@ -137,38 +143,62 @@ def _empty_targets(rows: int, budget: int) -> Targets:
     return Targets(*integers, np.ones((rows, budget), np.int32), np.zeros((rows, budget), np.float32))
 
 
+def _empty_patches(rows: int, budget: int, values: int) -> Patches:
+    places = np.zeros((2, rows, budget), np.int32)
+    return Patches(np.zeros((rows, budget, values), np.uint8), *places, np.full((rows, budget), -1, np.int32))
+
+
 def _heads(schema: Schema, packing: Packing) -> dict[str, int]:
-    bounded = [isinstance(layout.action.codec, Bounded) for layout in schema.layouts]
+    used = {HEADS[type(layout.action.codec)] for layout in schema.layouts}
+    planned = any(isinstance(layout.action.codec, Piece) and layout.planner for layout in schema.layouts)
     return {
-        "continuous": packing.action_targets if any(bounded) else 0,
-        "discrete": packing.action_targets if not all(bounded) else 0,
+        "continuous": packing.action_targets if "continuous" in used else 0,
+        "discrete": packing.action_targets if "discrete" in used else 0,
+        "text": packing.text_targets if "text" in used else 0,
         "sub_goal": packing.sub_goal_targets if any(layout.sub_goal for layout in schema.layouts) else 0,
+        "planner_text": packing.text_targets if planned else 0,
     }
 
 
-def _sub_goal_by_planner(schema: Schema) -> bool:
-    readers = {bool(layout.planner) for layout in schema.layouts if layout.sub_goal}
-    if len(readers) > 1:
-        raise ValueError("layouts with and without a planner have sub-goals: one schema keeps them all in one stream")
-    return readers == {True}
+def _slow_parts(schema: Schema) -> set[str]:
+    """What stands in the planner's stream; without a planner it stands in the controller's."""
+    uses = {
+        "sub_goal": lambda layout: bool(layout.sub_goal),
+        "patches": lambda layout: bool(images(layout.planner + layout.controller)),
+    }
+    slow = {"planner_text"}
+    for name, using in uses.items():
+        readers = {bool(layout.planner) for layout in schema.layouts if using(layout)}
+        if len(readers) > 1:
+            raise ValueError(f"layouts with and without a planner have {name}: one schema keeps them all in one stream")
+        slow |= {name} if readers == {True} else set()
+    return slow
 
 
-BUDGETS = ("controller_tokens", "planner_tokens", "plans", "action_targets", "action_targets", "sub_goal_targets")
+# The budget of each part of a segment, in the order of `_need`.
+BUDGETS = (
+    ("controller_tokens", lambda segment: segment.controller.tick),
+    ("planner_tokens", lambda segment: segment.planner.tick),
+    ("plans", lambda segment: segment.plan_slot),
+    ("action_targets", lambda segment: segment.continuous.slot),
+    ("action_targets", lambda segment: segment.discrete.slot),
+    ("text_targets", lambda segment: segment.text.slot),
+    ("sub_goal_targets", lambda segment: segment.sub_goal.slot),
+    ("text_targets", lambda segment: segment.planner_text.slot),
+    ("patches", lambda segment: segment.patches.slot),
+)
 
 
 def _budgets(packing: Packing) -> np.ndarray:
-    return np.array([getattr(packing, name) for name in BUDGETS])
+    return np.array([getattr(packing, name) for name, _ in BUDGETS])
 
 
 def _need(segment: Segment) -> np.ndarray:
-    heads = (segment.continuous, segment.discrete, segment.sub_goal)
-    return np.array(
-        [len(segment.controller.tick), len(segment.planner.tick), len(segment.plan_slot), *(len(head.slot) for head in heads)]
-    )
+    return np.array([len(part(segment)) for _, part in BUDGETS])
 
 
 def _check_alone(need: np.ndarray, packing: Packing) -> None:
-    for name, wanted, budget in zip(BUDGETS, need, _budgets(packing)):
+    for (name, _), wanted, budget in zip(BUDGETS, need, _budgets(packing)):
         if wanted > budget:
             raise ValueError(f"packing: one segment needs {wanted} {name}, and a row has {budget}: raise {name}")
 

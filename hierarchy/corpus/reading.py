@@ -1,27 +1,32 @@
 """What each reader sees at each tick: the one path by which training and acting turn values into tokens.
 
 A `History` holds the encoded ids of B parallel episodes. It grows tick by tick while acting (`append`) or is made at once from
-a recorded episode (`from_episode`); `planner_tokens`, `controller_tokens` and `words_due` then serve both.
+a recorded episode (`from_episode`); `planner_tokens`, `between_tokens`, `controller_tokens` and `words_due` then serve both.
 
 Axes: B episodes, T ticks, N readings, K atoms (scalars summed into one token).
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from hierarchy.corpus.codecs import encode
+from hierarchy.corpus.codecs import encode, patches
 from hierarchy.episode import Episode
 from hierarchy.layout import (
     EMPTY,
+    PATCH,
     PREVIOUS_ACTION,
     SEPARATOR,
     Bounded,
     Field,
+    Image,
     Schema,
     Text,
+    followed,
     numbers,
+    tokens_between,
     tokens_per_reading,
     tokens_per_update,
     words,
@@ -29,7 +34,9 @@ from hierarchy.layout import (
 
 
 class Pieces(Protocol):
-    """Whatever turns words into piece ids."""
+    """Whatever turns words into piece ids. end: the id that ends a text."""
+
+    end: int
 
     def encode(self, words: str) -> list[int]: ...
 
@@ -38,7 +45,8 @@ class History:
     """What B episodes of one layout have observed so far.
 
     ticks: how many ticks are held. layout, schema: theirs. field_ids: `schema.field_ids` of the layout.
-    text: field name to one list an episode of (tick, piece ids), with a new entry when the wording changes.
+    spoken: field name to one list an episode of (tick, what is read), with a new entry when it changes: ids of words or numbers,
+        or the patches uint8 [n, values] of an image.
     """
 
     def __init__(self, schema: Schema, name: str, batch: int, tokenizer: Pieces | None = None, capacity: int = 64):
@@ -73,15 +81,21 @@ class History:
             if isinstance(field.codec, Text):
                 for tick, wording in _named(episode.text, field.name, name, "text"):
                     history._hear(field, [wording], tick)
+            elif isinstance(field.codec, Image):
+                frames = _named(episode.observation, field.name, name, "observation")
+                still = frames[1:] == frames[:-1] if np.any(frames.strides[:1]) else np.ones((len(frames) - 1, 1), bool)
+                for tick in np.flatnonzero(np.append(True, ~still.reshape(len(still), -1).all(axis=1))):
+                    history._hear(field, frames[tick][None], int(tick))
             else:
                 rows = _named(episode.observation, field.name, name, "observation")
-                ids = encode_rows(field, rows, f"layout {name!r}, field {field.name!r}")
+                ids = encode_rows(schema, field, rows, f"layout {name!r}, field {field.name!r}")
                 changed = np.concatenate([[True], np.any(ids[1:] != ids[:-1], axis=1)])
                 history.spoken[field.name] = [[(int(tick), ids[tick].tolist()) for tick in np.flatnonzero(changed)]]
         return history
 
     def append(self, observations: Mapping[str, np.ndarray], previous_action: np.ndarray | None = None) -> None:
-        """Adds one tick: name to array [B, ...], text as [B] of str, and the action [B, ...] executed before it.
+        """Adds one tick: name to array [B, ...], text as [B] of str, images [B, height, width, channels], and the action [B, ...]
+        executed before it.
 
         Raises:
             ValueError: a field is missing, has another size, is not finite or outside its codec: names layout, field, tick.
@@ -97,22 +111,36 @@ class History:
         for field in self._spoken.values():
             if isinstance(field.codec, Text):
                 wordings = np.atleast_1d(_named(observations, field.name, self.layout.name, "text")).tolist()
+            elif isinstance(field.codec, Image):
+                wordings = _named(observations, field.name, self.layout.name, "observation")
             else:
                 wordings = self._encoded(field, observations, None, self.ticks).tolist()
             self._hear(field, wordings, self.ticks)
         self.ticks += 1
 
     def _hear(self, field: Field, wordings: Sequence, tick: int) -> None:
-        """Notes what each episode is told at a tick, in words or in ids, where it is not what it was told before."""
+        """Notes what each episode is told or shown at a tick, where it is not what it was before."""
         if len(wordings) != self.batch:
             raise ValueError(
                 f"layout {self.layout.name!r}, text {field.name!r}: {len(wordings)} wordings for {self.batch} episodes"
             )
-        text = isinstance(field.codec, Text)
         for episode, wording in enumerate(wordings):
-            if wording != self._wording[field.name][episode]:
+            before = self._wording[field.name][episode]
+            same = np.array_equal if isinstance(field.codec, Image) else operator.eq
+            if not same(wording, before):
                 self._wording[field.name][episode] = wording
-                self.spoken[field.name][episode].append((tick, self.tokenizer.encode(wording) if text else wording))
+                self.spoken[field.name][episode].append((tick, self._read(field, wording, tick)))
+
+    def _read(self, field: Field, wording, tick: int):
+        """What a reader reads of what is told or shown."""
+        if isinstance(field.codec, Text):
+            return self.tokenizer.encode(wording)
+        if not isinstance(field.codec, Image):
+            return wording
+        try:
+            return patches(field.codec, wording)
+        except ValueError as error:
+            raise ValueError(f"layout {self.layout.name!r}, field {field.name!r}, tick {tick}: {error}") from None
 
     def _encoded(self, field: Field, observations: Mapping[str, np.ndarray], actions: np.ndarray | None, tick: int) -> np.ndarray:
         """Rows [rows, size] of a field: one an episode while acting, one a tick of a recorded episode (actions given whole)."""
@@ -128,14 +156,15 @@ class History:
     def _rows(self, field: Field, values: np.ndarray, tick: int, recorded: bool) -> np.ndarray:
         if not recorded and len(np.atleast_1d(values)) != self.batch:
             raise ValueError(f"layout {self.layout.name!r}, field {field.name!r}: {len(values)} rows for {self.batch} episodes")
-        ids = encode_rows(field, values, f"layout {self.layout.name!r}, field {field.name!r}", None if recorded else tick)
+        where = f"layout {self.layout.name!r}, field {field.name!r}"
+        ids = encode_rows(self.schema, field, values, where, None if recorded else tick)
         if not field.summed:
             return ids
         raw = np.asarray(values, np.float64).reshape(ids.shape)
         return np.cumsum(raw, axis=0) if recorded else raw
 
 
-def encode_rows(field: Field, values: np.ndarray, where: str, tick: int | None = None) -> np.ndarray:
+def encode_rows(schema: Schema, field: Field, values: np.ndarray, where: str, tick: int | None = None) -> np.ndarray:
     """Returns int32 [rows, size]: the ids of a field's values [rows, ...], one row an episode at `tick`, or else one a tick.
 
     Raises:
@@ -148,13 +177,13 @@ def encode_rows(field: Field, values: np.ndarray, where: str, tick: int | None =
             f"{where}: {rows.shape[1]} scalars a tick (shape {values.shape[1:]}), and the layout states {field.size}"
         )
     try:
-        return encode(field.codec, rows)
+        return encode(field.codec, rows, schema.text_pieces)
     except ValueError as error:
-        at = next(i for i, row in enumerate(rows) if _refused(field, row)) if tick is None else tick
+        at = next(i for i, row in enumerate(rows) if _refused(schema, field, row)) if tick is None else tick
         raise ValueError(f"{where}, tick {at}: {error}") from None
 
 
-def encode_targets(field: Field, values: np.ndarray, where: str) -> np.ndarray:
+def encode_targets(schema: Schema, field: Field, values: np.ndarray, where: str) -> np.ndarray:
     """Returns int32 [T, size]: the ids of what is to be predicted, EMPTY where there is nothing: NaN, or -1 among whole numbers.
 
     Raises:
@@ -164,9 +193,9 @@ def encode_targets(field: Field, values: np.ndarray, where: str) -> np.ndarray:
     whole = values == EMPTY if not isinstance(field.codec, Bounded) else np.zeros(values.shape, bool)
     absent = np.isnan(values) if values.dtype.kind == "f" else whole
     if not absent.any():
-        return encode_rows(field, values, where)
+        return encode_rows(schema, field, values, where)
     legal = np.reshape(field.codec.low, values.shape[1:]) if isinstance(field.codec, Bounded) else 0
-    ids = encode_rows(field, np.where(absent, legal, values), where)
+    ids = encode_rows(schema, field, np.where(absent, legal, values), where)
     return np.where(absent.reshape(ids.shape), np.int32(EMPTY), ids)
 
 
@@ -208,6 +237,16 @@ def planner_tokens(history: History, ticks: np.ndarray, previous: np.ndarray) ->
     return _tokens(history, "planner", value, tokens_per_update(history.layout))
 
 
+def between_tokens(history: History, ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns value and field ids, each int32 [B, N, tokens_between, K], at ticks [N] between updates: of
+    what the planner follows, and of nothing else."""
+    fields = followed(history.layout.planner)
+    value = read(fields, history, ticks, np.asarray(ticks) - 1)
+    at = np.cumsum([0] + [field.size * field.frames for field in numbers(history.layout.planner)])
+    spans = [np.arange(a, b) for field, a, b in zip(numbers(history.layout.planner), at, at[1:]) if field.every_tick]
+    return _tokens(history, "planner", value, tokens_between(history.layout), np.concatenate(spans))
+
+
 def controller_tokens(history: History, ticks: np.ndarray, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns value and field ids, each int32 [B, N, tokens_per_reading, K], at `ticks` [N]: the separator last."""
     value = read(history.layout.controller, history, ticks, previous)
@@ -238,17 +277,25 @@ def words_read(changes: Sequence[int], ticks: np.ndarray, reread: int) -> list[t
     return due
 
 
+def spoken_ids(field: Field, what: Sequence) -> list[int]:
+    """Returns the ids of what is spoken: those of words and numbers; of an image's patches all the same one."""
+    return [PATCH] * len(what) if isinstance(field.codec, Image) else list(what)
+
+
 def spoken_fields(field: Field, first: int, ids: Sequence[int]) -> list[int]:
-    """Returns the field ids beside the ids of what is spoken: the words of a text share one, numbers have one an element."""
-    return [first] * len(ids) if isinstance(field.codec, Text) else list(range(first, first + len(ids)))
+    """Returns the field ids beside the ids of what is spoken: words and patches share one, numbers have one an element."""
+    return [first] * len(ids) if isinstance(field.codec, Text | Image) else list(range(first, first + len(ids)))
 
 
-def _tokens(history: History, reader: str, scalars: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def _tokens(
+    history: History, reader: str, scalars: np.ndarray, tokens: int, columns: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scalars [B, N, A] of a reader's `columns` (those of its reading, all unless told), as so many tokens a reading."""
     together = scalars.shape[2] // tokens
     shape = (*scalars.shape[:2], tokens, together)
     value, field = np.full((2, *shape[:3], history._atoms[reader]), EMPTY, np.int32)
     value[..., :together] = scalars.reshape(shape)
-    field[..., :together] = np.where(scalars == EMPTY, EMPTY, history._rows_of[reader]).reshape(shape)
+    field[..., :together] = np.where(scalars == EMPTY, EMPTY, history._rows_of[reader][columns]).reshape(shape)
     return value, field
 
 
@@ -274,9 +321,9 @@ def _named(values: Mapping, field: str, layout: str, kind: str):
     return values[field]
 
 
-def _refused(field: Field, row: np.ndarray) -> bool:
+def _refused(schema: Schema, field: Field, row: np.ndarray) -> bool:
     try:
-        encode(field.codec, row)
+        encode(field.codec, row, schema.text_pieces)
     except ValueError:
         return True
     return False

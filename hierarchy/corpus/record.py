@@ -1,6 +1,8 @@
 """One episode as bytes: a JSON header and raw little-endian arrays. Nothing in it can be executed.
 
 crc32 of the rest | length of the header | header, JSON | array | array ...     every part begins at a multiple of 8 bytes
+
+An observation that never changes (a picture) is stored once; read back, it is one frame in memory too.
 """
 
 import json
@@ -28,7 +30,10 @@ def to_bytes(episode: Episode) -> bytes:
     header = {name: _plain(getattr(episode, name)) for name in PLAIN}
     header["text"] = {name: [[int(tick), words] for tick, words in changes] for name, changes in episode.text.items()}
     header["info"] = {name: _plain(value) for name, value in episode.info.items()}
+    still = {name for name, array in arrays.items() if name.startswith("observation/") and _still(array)}
     header["arrays"] = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+    header["still"] = sorted(still)
+    arrays = {name: array[:1] if name in still else array for name, array in arrays.items()}
     head = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
     body = b"".join([_whole_words(head), *(_whole_words(array.tobytes()) for array in arrays.values())])
     body = struct.pack("<Q", len(head)) + body
@@ -43,8 +48,10 @@ def from_bytes(record: bytes) -> Episode:
     header = json.loads(record[16 : 16 + length])
     at, arrays = 16 + _up(length), {}
     for name, dtype, shape in header["arrays"]:
-        arrays[name] = np.frombuffer(record, dtype, int(np.prod(shape)), at).reshape(shape)
-        at += _up(arrays[name].nbytes)
+        stored = [1, *shape[1:]] if name in header.get("still", ()) else shape
+        array = np.frombuffer(record, dtype, int(np.prod(stored)), at).reshape(stored)
+        arrays[name] = np.broadcast_to(array, shape)
+        at += _up(array.nbytes)
     groups = {group: {} for group in GROUPS}
     for name, array in arrays.items():
         group, _, field = name.partition("/")
@@ -72,6 +79,10 @@ def _little(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"field {name!r} holds {array.dtype}: only numbers are stored; words go into the episode's text")
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def _still(array: np.ndarray) -> bool:
+    return array.size > 0 and array[0].size > 64 and bool((array == array[:1]).all())
 
 
 def _plain(value: Any) -> Any:

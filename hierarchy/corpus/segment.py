@@ -2,11 +2,14 @@
 
     ticks of the episode    0 . . . s . . . a . . . . . b . . . T
     controller                      |lead-in|   loss    |
-    planner, if it fits     |updates up to the last one seen|        (to the end, where a sub-goal is learnt)
+    planner, if it fits     |updates up to the last one seen|        (to the end, where a sub-goal or text is learnt)
     planner, if not               |lead-in|updates seen |            (from a drawn update on)
 
 A tick bears loss only if everything behind its logits is in the row: the controller's lead-in, and for every plan seen there
 the planner's. Ticks are the episode's own throughout.
+
+One update's tokens: what the planner follows, at each tick since the update before; images, spoken numbers and words that are
+due; one reading of its numbers, what it follows among them. The last of them is where the plan is read.
 """
 
 import dataclasses
@@ -14,10 +17,43 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hierarchy.batch import Stream, Targets
-from hierarchy.corpus.reading import History, Pieces, controller_tokens, encode_targets, planner_tokens, spoken_fields, words_read
+from hierarchy.batch import Patches, Stream, Targets
+from hierarchy.corpus.codecs import intervals
+from hierarchy.corpus.reading import (
+    History,
+    Pieces,
+    between_tokens,
+    controller_tokens,
+    encode_targets,
+    planner_tokens,
+    spoken_fields,
+    spoken_ids,
+    words_read,
+)
+from hierarchy.corpus.text import spell
 from hierarchy.episode import Episode
-from hierarchy.layout import EMPTY, Bounded, Codec, Schema, id_range, tick_action, tokens_per_reading, tokens_per_update, words
+from hierarchy.layout import (
+    EMPTY,
+    PATCH,
+    PREVIOUS_ACTION,
+    Bounded,
+    Codec,
+    Discrete,
+    Field,
+    Image,
+    Layout,
+    Piece,
+    Schema,
+    followed,
+    id_range,
+    numbers,
+    scalars,
+    tick_action,
+    tokens_between,
+    tokens_per_reading,
+    tokens_per_update,
+    words,
+)
 from hierarchy.timeline import NO_PLAN, Timeline, visible
 
 if TYPE_CHECKING:
@@ -42,7 +78,8 @@ class Encoded:
 class Segment(NamedTuple):
     """One segment before it has a row: `Batch`'s arrays with slots counted from its own first tokens, and no padding.
 
-    needed: planner tokens up to the last update that is seen; those after it serve the sub-goal alone. ticks: those with loss.
+    needed: planner tokens up to the last update that is seen; those after it serve the planner's own losses alone. ticks: those
+    with loss.
     """
 
     controller: Stream
@@ -52,26 +89,34 @@ class Segment(NamedTuple):
     age: np.ndarray
     continuous: Targets
     discrete: Targets
+    text: Targets
     sub_goal: Targets
+    planner_text: Targets
+    patches: Patches
     needed: int
     ticks: int
 
 
 def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Pieces | None = None) -> Encoded:
-    """Returns the episode in the ids of layout `name`.
+    """Returns the episode in the ids of layout `name`; words that are to be said become pieces here (see `spell`).
 
     Raises:
         ValueError: a field is missing, has another size, or a value that its codec refuses: names layout, field and tick.
     """
     layout = schema[name]
+    if isinstance(layout.action.codec, Piece) and layout.action.name in episode.text:
+        if tokenizer is None:
+            raise ValueError(f"layout {name!r} says text: a tokenizer is needed")
+        episode = spell(episode, layout.action, tokenizer)
     history = History.from_episode(schema, name, episode, tokenizer)
-    label = encode_targets(tick_action(layout), episode.label, f"layout {name!r}, label")
+    label = encode_targets(schema, tick_action(layout), episode.label, f"layout {name!r}, label")
     label = look_ahead(label, layout.late, layout.chunk)
     sub_goals = [np.zeros((episode.ticks, 0), np.int32)]
     for goal in layout.sub_goal:
         if goal.name not in episode.privileged:
             raise ValueError(f"layout {name!r}: no privileged {goal.name!r}; there are {sorted(episode.privileged)}")
-        sub_goals.append(encode_targets(goal, episode.privileged[goal.name], f"layout {name!r}, privileged {goal.name!r}"))
+        where = f"layout {name!r}, privileged {goal.name!r}"
+        sub_goals.append(encode_targets(schema, goal, episode.privileged[goal.name], where))
     return Encoded(history, label, np.concatenate(sub_goals, axis=1))
 
 
@@ -86,16 +131,19 @@ def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") 
     """Returns the loss window [a, b), drawn so that `segment_ticks` give every tick of the episode the same chance.
 
     The window slides over both ends of the episode, so that those at an end are shorter. An episode that is no longer than
-    `segment_ticks` (None: any) is taken whole, or as much of it as a row takes.
+    `segment_ticks` (None: any) is taken whole, or as much of it as a row takes. Where a row does not take `segment_ticks`, the
+    window is as long as it does take with a lead-in.
     """
     length, ticks, layout = packing.segment_ticks, encoded.ticks, encoded.history.layout
+    each = tokens_per_reading(layout) + layout.action.size - 1
+    if length is not None:
+        length = max(1, min(length, packing.controller_tokens // each - packing.lead_in))
     if length is not None and length < ticks:
         start = int(rng.integers(1 - length, ticks))
         return max(start, 0), min(start + length, ticks)
-    each = tokens_per_reading(layout) + layout.action.size - 1
     readings = ticks if layout.chunk == 1 else -(-ticks // layout.chunk) + 1
     spoken = _words(encoded, "controller", np.arange(ticks), packing.controller_reread)
-    if each * readings + sum(len(pieces) for _, pieces, _ in spoken) <= packing.controller_tokens:
+    if each * readings + sum(len(said.value) for said in spoken) <= packing.controller_tokens:
         return 0, ticks
     most = packing.controller_tokens // each * layout.chunk
     start = max(0, int(rng.integers(1 - max(1, min(most - packing.lead_in, ticks - 1)), ticks)))
@@ -119,7 +167,7 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
     # The reading that acts at the window's first tick.
     start = readings[np.searchsorted(readings, window[0], side="right") - 1]
     first = int(np.searchsorted(readings, start - packing.lead_in))
-    controller, last = _controller(encoded, readings, first, packing)
+    controller, last, shown = _controller(encoded, readings, first, packing)
     begin, ticks = readings[first], readings[first : first + len(last)]
     if not len(ticks) or ticks[-1] < start:
         raise ValueError(
@@ -127,7 +175,7 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
             f"{packing.controller_tokens} controller tokens: raise controller_tokens"
         )
     seen = visible(timeline, ticks) if layout.planner else np.full(len(ticks), NO_PLAN, np.int32)
-    planner, span = _planner(rng, encoded, timeline, seen, packing)
+    planner, span, seen_by_planner = _planner(rng, encoded, timeline, seen, packing)
     bears = (ticks >= start) & _complete(seen, span.sound, packing.lead_in)
     if not bears.any():
         raise ValueError(
@@ -135,17 +183,21 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
             f"{packing.planner_lead_in} ticks in {packing.planner_tokens} planner tokens: raise planner_tokens or the ratios"
         )
     used, plan, age = _plans(timeline, ticks, seen, span)
-    action = _targets(last[bears, None] + np.arange(layout.action.size), encoded.label[ticks[bears]], layout.action.codec)
-    bounded = isinstance(layout.action.codec, Bounded)
+    schema, own = encoded.history.schema, HEADS[type(layout.action.codec)]
+    slots = last[bears, None] + np.arange(layout.action.size)
+    action = _targets(schema, slots, encoded.label[ticks[bears]], layout.action.codec)
+    heads = dict.fromkeys(HEADS.values(), NOTHING) | {own: action}
+    places = rng if packing.draw_places else None
     return Segment(
         controller,
         planner,
         plan_slot=used,
         plan=plan[np.searchsorted(ticks, controller.tick)],
         age=age[np.searchsorted(ticks, controller.tick)],
-        continuous=action if bounded else NOTHING,
-        discrete=NOTHING if bounded else action,
+        **heads,
         sub_goal=_sub_goals(encoded, timeline, span, last[bears], ticks[bears]),
+        planner_text=_next_pieces(encoded, timeline, span),
+        patches=_patches(schema, places, *((planner, seen_by_planner) if layout.planner else (controller, shown))),
         needed=int(span.last[seen[-1] - span.first]) + 1 if seen[-1] != NO_PLAN else 0,
         ticks=int((encoded.label[ticks[bears]] != EMPTY).any(axis=1).sum()),
     )
@@ -156,18 +208,47 @@ def trim(segment: Segment) -> Segment:
     planner = Stream(*(array[: segment.needed] for array in segment.planner))
     if len(segment.planner.tick) == segment.needed:
         return segment
-    kept = segment.sub_goal.slot < segment.needed
-    return segment._replace(planner=planner, sub_goal=Targets(*(array[kept] for array in segment.sub_goal)))
+
+    def within(part):
+        kept = part.slot < segment.needed
+        return type(part)(*(array[kept] for array in part))
+
+    names = ("sub_goal", "planner_text", "patches")
+    return segment._replace(planner=planner, **{name: within(getattr(segment, name)) for name in names})
 
 
 class _Span(NamedTuple):
-    """Updates [first, stop) are in the row, those from `sound` on with their lead-in. last: int [stop - first], last tokens."""
+    """Updates [first, stop) are in the row, those from `sound` on with their lead-in. last: int [stop - first], last tokens.
+    between, between_slot: int [M], the ticks between updates that the planner followed, and their first tokens."""
 
     first: int
     stop: int
     sound: int
     last: np.ndarray
+    between: np.ndarray
+    between_slot: np.ndarray
 
+
+class _Said(NamedTuple):
+    """What one reading holds of one spoken field: ids, their field ids, and of an image its codec and patches."""
+
+    reading: int
+    value: list[int]
+    field: list[int]
+    shown: tuple[Image, np.ndarray] | None
+
+
+class _Before(NamedTuple):
+    """M tokens that stand before readings, in order: the index of the reading [M], the tick [M], value and field [M, K]."""
+
+    reading: np.ndarray
+    tick: np.ndarray
+    value: np.ndarray
+    field: np.ndarray
+
+
+HEADS = {Bounded: "continuous", Discrete: "discrete", Piece: "text"}
+"""The head of an action by its codec."""
 
 NOTHING = Targets(*(np.zeros(0, np.int32) for _ in range(3)), np.zeros(0, np.float32))
 
@@ -189,12 +270,52 @@ def _sub_goals(encoded: Encoded, timeline: Timeline, span: _Span, last: np.ndarr
     if layout.planner:
         updates = np.arange(span.sound, span.stop)
         last, ticks = span.last[updates - span.first], timeline.observed[updates]
-    each = [_targets(last, encoded.sub_goal[ticks, g], goal.codec) for g, goal in enumerate(layout.sub_goal)]
+    schema = encoded.history.schema
+    each = [_targets(schema, last, encoded.sub_goal[ticks, g], goal.codec) for g, goal in enumerate(layout.sub_goal)]
     return Targets(*(np.concatenate(parts) for parts in zip(*each)))
 
 
-def _controller(encoded: Encoded, readings: np.ndarray, begin: int, packing: "Packing") -> tuple[Stream, np.ndarray]:
-    """The stream of the readings from `begin` on that fit, and the last observation token of each."""
+def _next_pieces(encoded: Encoded, timeline: Timeline, span: _Span) -> Targets:
+    """The piece after each one that the planner follows, from the first update with its lead-in on."""
+    layout, label = encoded.history.layout, encoded.label
+    read = numbers(layout.planner)
+    at = [field.name for field in read].index(PREVIOUS_ACTION) if _says(layout) else -1
+    if at < 0 or span.first == span.stop:
+        return NOTHING
+    start = span.last - tokens_per_update(layout) + 1 + scalars(read[:at])
+    ticks = np.concatenate([timeline.observed[span.first : span.stop], span.between])
+    slots = np.concatenate([start, span.between_slot + scalars(followed(read[:at]))])
+    order = np.argsort(slots)
+    begin = timeline.observed[span.sound] if span.sound < span.stop else np.inf
+    order = order[ticks[order] >= (0 if span.first == 0 else begin)]
+    ticks, slots = ticks[order], slots[order]
+    # The pieces read at a tick are those of the tick before; the last of them predicts the first of this one.
+    before = np.where(ticks[:, None] > 0, label[ticks - 1], EMPTY)
+    following = np.concatenate([before[:, 1:], label[ticks, :1]], axis=1)
+    return _targets(encoded.history.schema, slots[:, None] + np.arange(layout.action.size), following, layout.action.codec)
+
+
+def _says(layout: Layout) -> bool:
+    """Whether the planner follows text that is said piece by piece, each a token of its own."""
+    return isinstance(layout.action.codec, Piece) and not layout.pooled and PREVIOUS_ACTION in _names(followed(layout.planner))
+
+
+def _names(fields: tuple[Field, ...]) -> list[str]:
+    return [field.name for field in fields]
+
+
+def _patches(schema: Schema, places: np.random.Generator | None, stream: Stream, said: list[_Said]) -> Patches:
+    """The patches of a stream's images, each at a place drawn within its own interval, or at the mean."""
+    shown = [one.shown for one in said if one.shown is not None]
+    slot = np.flatnonzero(stream.value[:, 0] == PATCH).astype(np.int32)
+    none = np.zeros((0, schema.patch_values), np.uint8), np.zeros(0, np.int32), np.zeros(0, np.int32)
+    parts = [none] + [(pixels, *intervals(codec, places)) for codec, pixels in shown]
+    # The stream may have been cut off within an image.
+    return Patches(*(np.concatenate(part)[: len(slot)] for part in zip(*parts)), slot)
+
+
+def _controller(encoded: Encoded, readings: np.ndarray, begin: int, packing: "Packing") -> tuple[Stream, np.ndarray, list[_Said]]:
+    """The stream of the readings from `begin` on that fit, the last observation token of each, and what is said in it."""
     history, layout, ticks = encoded.history, encoded.history.layout, readings[begin:]
     previous = np.concatenate([[-1], readings])[begin:-1]
     value, field = (array[0] for array in controller_tokens(history, ticks, previous))
@@ -206,51 +327,72 @@ def _controller(encoded: Encoded, readings: np.ndarray, begin: int, packing: "Pa
         spare[:, :, 0] = np.where(ids[:, :, 0] == EMPTY, EMPTY, first + np.arange(elements))
         value, field = np.concatenate([value, ids], axis=1), np.concatenate([field, spare], axis=1)
     lasting = np.arange(value.shape[1]) < value.shape[1] - elements
-    spoken = []
+    said = []
     if words(layout.controller):
-        spoken = _words(encoded, "controller", readings, packing.controller_reread)
-        spoken = [(reading - begin, pieces, name) for reading, pieces, name in spoken if reading >= begin]
-    stream, start = _stream(value, field, ticks, lasting, spoken)
+        said = _words(encoded, "controller", readings, packing.controller_reread)
+        said = [one._replace(reading=one.reading - begin) for one in said if one.reading >= begin]
+    stream, start, _ = _stream(value, field, ticks, lasting, _before(said, ticks, value.shape[2]))
     fits = int(np.searchsorted(start + value.shape[1], packing.controller_tokens, side="right"))
     if fits < len(ticks):
         tokens = start[fits - 1] + value.shape[1] if fits else 0
         stream = Stream(*(array[:tokens] for array in stream))
-    return stream, start[:fits] + tokens_per_reading(layout) - 1
+    return stream, start[:fits] + tokens_per_reading(layout) - 1, said
 
 
 def _planner(
     rng: np.random.Generator, encoded: Encoded, timeline: Timeline, seen: np.ndarray, packing: "Packing"
-) -> tuple[Stream, _Span]:
-    layout = encoded.history.layout
+) -> tuple[Stream, _Span, list[_Said]]:
+    history, layout = encoded.history, encoded.history.layout
+    nowhere = np.zeros(0, np.int32)
     if not layout.planner:
-        none = np.zeros((0, 1, encoded.history.schema.planner_atoms), np.int32)
-        stream, start = _stream(none, none, np.zeros(0, np.int32), np.ones(1, bool), [])
-        return stream, _Span(0, 0, 0, start)
+        none = np.zeros((0, 1, history.schema.planner_atoms), np.int32)
+        stream, start, _ = _stream(none, none, nowhere, np.ones(1, bool), None)
+        return stream, _Span(0, 0, 0, start, nowhere, nowhere), []
     observed = timeline.observed[timeline.observed < encoded.ticks]
-    spoken = _words(encoded, "planner", observed, packing.planner_reread)
-    each = np.full(len(observed), tokens_per_update(layout))
-    for update, pieces, _ in spoken:
-        each[update] += len(pieces)
+    previous = np.concatenate([[-1], observed])[:-1].astype(np.int32)
+    said = _words(encoded, "planner", observed, packing.planner_reread)
+    each = tokens_per_update(layout) + tokens_between(layout) * (observed - previous - 1)
+    for one in said:
+        each[one.reading] += len(one.value)
     before = np.concatenate([[0], np.cumsum(each)])
-    first, stop, sound = _updates(rng, before, observed, seen, packing, bool(layout.sub_goal))
+    first, stop, sound = _updates(rng, before, observed, seen, packing, bool(layout.sub_goal) or _says(layout))
     if first == stop > 0:
         raise ValueError(
             f"layout {layout.name!r}: update {stop - 1} alone has {each[stop - 1]} tokens, and a row has "
             f"{packing.planner_tokens}: raise planner_tokens"
         )
-    updates = observed[first:stop]
-    value, field = planner_tokens(encoded.history, updates, np.concatenate([[-1], observed])[first:stop])
-    spoken = [(update - first, pieces, name) for update, pieces, name in spoken if first <= update < stop]
-    stream, start = _stream(value[0], field[0], updates, np.ones(tokens_per_update(layout), bool), spoken)
-    return stream, _Span(first, stop, sound, start + tokens_per_update(layout) - 1)
+    updates, since = observed[first:stop], previous[first:stop]
+    value, field = (array[0] for array in planner_tokens(history, updates, since))
+    said = [one._replace(reading=one.reading - first) for one in said if first <= one.reading < stop]
+    earlier, between = _before(said, updates, value.shape[2]), nowhere
+    if tokens_between(layout):
+        reading = np.repeat(np.arange(len(updates)), updates - since - 1)
+        between = np.concatenate([nowhere, *(np.arange(a + 1, b, dtype=np.int32) for a, b in zip(since, updates))])
+        earlier = _followed_first(history, reading, between, earlier)
+    stream, start, stands = _stream(value, field, updates, np.ones(tokens_per_update(layout), bool), earlier)
+    own = np.flatnonzero(np.isin(stream.tick[stands], updates, invert=True))[:: max(tokens_between(layout), 1)]
+    return stream, _Span(first, stop, sound, start + tokens_per_update(layout) - 1, between, stands[own]), said
+
+
+def _followed_first(history: History, reading: np.ndarray, ticks: np.ndarray, said: _Before | None) -> _Before:
+    """What the planner follows at ticks between updates, each reading's before what is said there."""
+    tokens = tokens_between(history.layout)
+    value, field = (array[0].reshape(-1, array.shape[-1]) for array in between_tokens(history, ticks))
+    followed_ = _Before(np.repeat(reading, tokens), np.repeat(ticks, tokens), value, field)
+    if said is None:
+        return followed_
+    both = [np.concatenate(parts) for parts in zip(followed_, said)]
+    order = np.argsort(both[0], kind="stable")
+    return _Before(*(part[order] for part in both))
 
 
 def _updates(
-    rng: np.random.Generator, before: np.ndarray, observed: np.ndarray, seen: np.ndarray, packing: "Packing", sub_goal: bool
+    rng: np.random.Generator, before: np.ndarray, observed: np.ndarray, seen: np.ndarray, packing: "Packing", whole: bool
 ) -> tuple[int, int, int]:
-    """Returns which updates [first, stop) to read, and the first whose lead-in is there. before: tokens before each update."""
+    """Returns which updates [first, stop) to read, and the first whose lead-in is there. before: tokens before each update.
+    whole: all of them are wanted, if they fit."""
     room = packing.planner_tokens
-    if sub_goal and before[-1] <= room:
+    if whole and before[-1] <= room:
         return 0, len(observed), 0
     stop = int(seen[-1]) + 1
     if before[stop] <= room:
@@ -270,44 +412,50 @@ def _complete(seen: np.ndarray, sound: int, lead_in: int) -> np.ndarray:
 
 
 def _stream(
-    value: np.ndarray, field: np.ndarray, ticks: np.ndarray, lasting: np.ndarray, spoken: list[tuple[int, list[int], list[int]]]
-) -> tuple[Stream, np.ndarray]:
-    """The tokens [N, n, K] of N readings in a line, words before their reading's numbers; and where each one's numbers begin."""
+    value: np.ndarray, field: np.ndarray, ticks: np.ndarray, lasting: np.ndarray, before: _Before | None
+) -> tuple[Stream, np.ndarray, np.ndarray]:
+    """The tokens [N, n, K] of N readings in a line, what stands before a reading before its numbers; where each reading's numbers
+    begin; and where the tokens before them stand."""
     readings, each, atoms = value.shape
     start = np.arange(readings) * each
     value, field = value.reshape(-1, atoms), field.reshape(-1, atoms)
     tick, lasting = np.repeat(ticks, each).astype(np.int32), np.tile(lasting, readings)
-    if spoken:
-        reading = np.concatenate([np.full(len(pieces), at) for at, pieces, _ in spoken])
-        said, named = np.full((2, len(reading), atoms), EMPTY, np.int32)
-        said[:, 0] = np.concatenate([pieces for _, pieces, _ in spoken])
-        named[:, 0] = np.concatenate([fields for _, _, fields in spoken])
-        at = start[reading]
-        value, field = np.insert(value, at, said, axis=0), np.insert(field, at, named, axis=0)
-        tick, lasting = np.insert(tick, at, ticks[reading]), np.insert(lasting, at, True)
-        start = start + np.cumsum(np.bincount(reading, minlength=readings))
-    return Stream(value, field, tick, np.ones(len(tick), np.int32), lasting), start
+    stands = np.zeros(0, np.int64)
+    if before is not None:
+        at = start[before.reading]
+        stands = at + np.arange(len(at))
+        value, field = np.insert(value, at, before.value, axis=0), np.insert(field, at, before.field, axis=0)
+        tick, lasting = np.insert(tick, at, before.tick), np.insert(lasting, at, True)
+        start = start + np.cumsum(np.bincount(before.reading, minlength=readings))
+    return Stream(value, field, tick, np.ones(len(tick), np.int32), lasting), start, stands
 
 
-def _words(encoded: Encoded, reader: str, ticks: np.ndarray, reread: int) -> list[tuple[int, list[int], list[int]]]:
-    """Returns (reading, ids, field ids) of all words that a reader at `ticks` reads, in order."""
-    history = encoded.history
-    fields = words(getattr(history.layout, reader))
-    if not fields:
-        return []
-    spoken = []
-    for field in fields:
-        changes = history.spoken[field.name][0]
-        due = words_read([tick for tick, _ in changes], ticks, reread)
-        spoken += [
-            (reading, changes[wording][1], spoken_fields(field, history.field_ids[reader, field.name], changes[wording][1]))
-            for reading, wording in due
-            if changes[wording][1]
-        ]
-    return sorted(spoken, key=lambda words_of_one: words_of_one[0])
+def _before(said: list[_Said], ticks: np.ndarray, atoms: int) -> _Before | None:
+    """The tokens of what is said, each alone in its token, for a reader at `ticks`."""
+    if not said:
+        return None
+    reading = np.concatenate([np.full(len(one.value), one.reading) for one in said])
+    value, field = np.full((2, len(reading), atoms), EMPTY, np.int32)
+    value[:, 0] = np.concatenate([one.value for one in said])
+    field[:, 0] = np.concatenate([one.field for one in said])
+    return _Before(reading, ticks[reading], value, field)
 
 
-def _targets(slot: np.ndarray, label: np.ndarray, codec: Codec) -> Targets:
+def _words(encoded: Encoded, reader: str, ticks: np.ndarray, reread: int) -> list[_Said]:
+    """Returns what a reader at `ticks` reads of its spoken fields, in order."""
+    history, said = encoded.history, []
+    for field in words(getattr(history.layout, reader)):
+        changes, first = history.spoken[field.name][0], history.field_ids[reader, field.name]
+        for reading, wording in words_read([tick for tick, _ in changes], ticks, reread):
+            what = changes[wording][1]
+            shown = (field.codec, what) if isinstance(field.codec, Image) else None
+            if len(what):
+                said.append(_Said(reading, spoken_ids(field, what), spoken_fields(field, first, what), shown))
+    return sorted(said, key=lambda one: one.reading)
+
+
+def _targets(schema: Schema, slot: np.ndarray, label: np.ndarray, codec: Codec) -> Targets:
     label = np.ravel(label).astype(np.int32)
     slot, label = np.ravel(slot).astype(np.int32)[label != EMPTY], label[label != EMPTY]
-    return Targets(slot, label, np.full(len(slot), id_range(codec, 0)[1], np.int32), np.ones(len(slot), np.float32))
+    limit = id_range(codec, schema.text_pieces)[1]
+    return Targets(slot, label, np.full(len(slot), limit, np.int32), np.ones(len(slot), np.float32))

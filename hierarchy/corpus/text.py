@@ -1,15 +1,19 @@
 """Words to piece ids and back: SentencePiece (Kudo and Richardson, arXiv 1808.06226), trained on our own text."""
 
 import collections
+import dataclasses
 import hashlib
 import io
 import os
 import pathlib
 from collections.abc import Iterable
 
+import numpy as np
 import sentencepiece
 
-from hierarchy.layout import TEXT_IDS
+from hierarchy.corpus.reading import Pieces
+from hierarchy.episode import Episode
+from hierarchy.layout import EMPTY, TEXT_IDS, Field
 
 # Unknown, begin, end and the 256 bytes; and with a few letters on top.
 CONTROLS = 259
@@ -17,11 +21,13 @@ LEAST = 280
 
 
 class Tokenizer:
-    """A trained SentencePiece model. pieces: the number of ids. hash: sha256 of the model file's bytes."""
+    """A trained SentencePiece model. pieces: the number of ids. end: the id that ends a text. hash: sha256 of the model file's
+    bytes."""
 
     def __init__(self, model: bytes):
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.pieces = self._processor.vocab_size()
+        self.end = self._processor.eos_id()
         self.hash = hashlib.sha256(model).hexdigest()
         self._known: dict[str, list[int]] = {}
 
@@ -83,6 +89,43 @@ def train(texts: Iterable[str], pieces: int, path: str | os.PathLike) -> Tokeniz
     partial.write_bytes(model.getvalue())
     partial.replace(path)
     return Tokenizer(model.getvalue())
+
+
+def spell(episode: Episode, action: Field, tokenizer: Pieces) -> Episode:
+    """Returns the episode whose actions are the pieces of the words that it holds as text under the action's name.
+
+    On disk an episode holds words, and nothing that depends on a tokenizer. The words begin at the tick of their entry,
+    `action.size` pieces a tick, with the end-of-text piece after the last; elements before and after are EMPTY. Ticks follow from
+    that; whatever else was seen stays as it was last seen.
+
+    Raises:
+        ValueError: there is not exactly one entry.
+    """
+    said = episode.text[action.name]
+    if len(said) != 1:
+        raise ValueError(f"episode of {episode.source!r}: {len(said)} texts in {action.name!r}; a document has one")
+    begin, words = said[0]
+    pieces = [*tokenizer.encode(words), tokenizer.end]
+    ticks = begin + -(-len(pieces) // action.size)
+    ids = np.full(ticks * action.size, EMPTY, np.int32)
+    ids[begin * action.size :][: len(pieces)] = pieces
+    ids = ids.reshape(ticks, action.size)
+
+    def stretched(values: np.ndarray, count: int) -> np.ndarray:
+        if len(values) > 1 and not values.strides[0]:
+            return np.broadcast_to(values[0], (count, *values.shape[1:]))
+        return values[np.minimum(np.arange(count), len(values) - 1)]
+
+    return dataclasses.replace(
+        episode,
+        observation={name: stretched(values, ticks + 1) for name, values in episode.observation.items()},
+        text={name: changes for name, changes in episode.text.items() if name != action.name},
+        action=ids,
+        label=ids,
+        reward=np.zeros(ticks, np.float32),
+        discount=np.ones(ticks, np.float32),
+        privileged={name: stretched(values, ticks) for name, values in episode.privileged.items()},
+    )
 
 
 def _spellable(lines: list[str], letters: int) -> list[str]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, NamedTuple, get_args
 
-from hierarchy.layout import CONTINUOUS_START, Bounded, Discrete, Schema, tokens_per_reading, words
+from hierarchy.layout import CONTINUOUS_START, Bounded, Discrete, Schema, images, tokens_per_reading, words
 from modules.transformer import TransformerConfig
 
 PlanRead = Literal["cross_attention", "film", "prefix"]
@@ -17,7 +17,7 @@ class ModelConfig:
     its own over the plan ("cross_attention"), as a scale and shift ("film", arXiv 1709.07871), or with the plan's vectors as
     tokens that stand before all others in its self-attention ("prefix", arXiv 2101.00190).
     plan_levels: how many values the plan's channels may take, in turn (`modules.quantisation`); none for real numbers.
-    text_slots: words that a reader's window may hold; a cache has room for these beside its numbers.
+    text_slots: words and patches that a reader's window may hold; a cache has room for these beside its numbers.
     """
 
     planner: TransformerConfig | None
@@ -64,6 +64,12 @@ PRESETS = {
         plan_vectors=2,
         plan_width=32,
     ),
+    "text": ModelConfig(
+        planner=TransformerConfig(width=64, layers=2, heads=2, feed_forward=192, window=64),
+        controller=TransformerConfig(width=48, layers=2, heads=2, feed_forward=128, window=4),
+        plan_vectors=4,
+        plan_width=48,
+    ),
     "demo": ModelConfig(
         planner=TransformerConfig(width=128, layers=4, heads=2, feed_forward=512, window=320),
         controller=TransformerConfig(width=64, layers=2, heads=2, feed_forward=256, window=8),
@@ -83,6 +89,7 @@ class Sizes(NamedTuple):
     names: rows of the value table for text and discrete ids, which share them; rows of bins and the separator's follow.
     planner_names, controller_names: most text or discrete ids that one token of the stream sums over.
     tick_tokens: most tokens of one tick in the controller's stream, its words not counted. controller_words: whether it has any.
+    pieces: classes of the heads of text, 0 where no action is text. patch_values, patch_channels: of an image's patch, or 0.
     discrete: classes of that action head. goal_names, goal_bins: classes of the sub-goals' head, names first.
     """
 
@@ -92,6 +99,9 @@ class Sizes(NamedTuple):
     controller_names: int
     tick_tokens: int
     controller_words: bool
+    pieces: int
+    patch_values: int
+    patch_channels: int
     discrete: int
     goal_names: int
     goal_bins: int
@@ -119,6 +129,9 @@ def sizes(schema: Schema) -> Sizes:
         controller_names=schema.controller_names,
         tick_tokens=max(tokens_per_reading(layout) + layout.action.size - 1 for layout in schema.layouts),
         controller_words=any(words(layout.controller) for layout in schema.layouts),
+        pieces=schema.text_pieces if schema.says else 0,
+        patch_values=schema.patch_values,
+        patch_channels=max([field.codec.channels for field in images(tuple(fields))], default=0),
         discrete=max([codec.values for codec in actions if isinstance(codec, Discrete)], default=0),
         goal_names=max([codec.values for codec in goals if isinstance(codec, Discrete)], default=0),
         goal_bins=max([codec.bins for codec in goals if isinstance(codec, Bounded)], default=0),

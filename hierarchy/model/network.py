@@ -15,6 +15,7 @@ from hierarchy.model.config import ModelConfig, Sizes, sizes
 from modules.attention import KeyValues, attend_own, linear, norm, split_heads
 from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
+from modules.patches import PatchEmbedding
 from modules.quantisation import quantise
 from modules.transformer import Cache, Transformer
 
@@ -31,15 +32,33 @@ class Planner(hk.Module):
         self._config, self._table = config, table
 
     def __call__(
-        self, value: jax.Array, field: jax.Array, place: Place, cache: Cache | None = None, slots: jax.Array | None = None
+        self,
+        value: jax.Array,
+        field: jax.Array,
+        place: Place,
+        cache: Cache | None = None,
+        slots: jax.Array | None = None,
+        shown: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention."""
+        """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention.
+
+        shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none.
+        """
         config, table = self._config.planner, self._table
         x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(
             table.row(value), field, place.index
         )
+        x = x if shown is None else x + shown
         x = x + linear(config.width, "time")(log_features(place.time))
         return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
+
+    def patches(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+        """Returns the patches of images, embedded, [M, D]."""
+        return PatchEmbedding(self._table.patch_channels, self._config.planner.width)(pixels, row, column)
+
+    def text(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, pieces] of the next piece of text from outputs [M, D]."""
+        return hk.Linear(self._table.pieces, name="text")(x)
 
     def plan(self, x: jax.Array) -> jax.Array:
         """Returns plans [J, P, plan_width] as `limited` leaves them, from outputs [J, D]."""
@@ -98,15 +117,18 @@ class Controller(hk.Module):
         age: jax.Array,
         cache: Cache | None = None,
         slots: jax.Array | None = None,
+        shown: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [L, D] of tokens [L, K], and the cache.
 
         reading: each token's visible plan (entries [L, ...]), or None for a model without plans. age: int32 [L], -1 for none.
+        shown: [L, D], what patches of images add to their tokens, in a model without plans; None where there are none.
         """
         config, table = self._config.controller, self._table
         reach = None if table.controller_words else config.window * table.tick_tokens
         embed = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)
         x = embed(table.row(value), field, place.index)
+        x = x if shown is None else x + shown
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach)
@@ -124,6 +146,14 @@ class Controller(hk.Module):
     def discrete(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, classes] over discrete actions from outputs [M, D]."""
         return hk.Linear(self._table.discrete, name="discrete")(x)
+
+    def text(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, pieces] over pieces of text from outputs [M, D]."""
+        return hk.Linear(self._table.pieces, name="text")(x)
+
+    def patches(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+        """Returns the patches of images, embedded, [M, D], where no planner is there to see them."""
+        return PatchEmbedding(self._table.patch_channels, self._config.controller.width)(pixels, row, column)
 
     def sub_goal(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, classes] of the sub-goals, where no planner is there to predict them."""
@@ -156,12 +186,16 @@ class Network(NamedTuple):
     plan_tokens: Callable[..., tuple[jax.Array, Cache | None]]
     plan: Callable[..., jax.Array]
     planner_sub_goal: Callable[..., jax.Array]
+    planner_text: Callable[..., jax.Array]
+    planner_patches: Callable[..., jax.Array]
     no_plan: Callable[..., jax.Array]
     read_plan: Callable[..., Reading]
     control_tokens: Callable[..., tuple[jax.Array, Cache | None]]
     continuous: Callable[..., jax.Array]
     discrete: Callable[..., jax.Array]
+    text: Callable[..., jax.Array]
     controller_sub_goal: Callable[..., jax.Array]
+    controller_patches: Callable[..., jax.Array]
 
 
 def build(config: ModelConfig, schema: Schema) -> Network:
@@ -173,6 +207,7 @@ def build(config: ModelConfig, schema: Schema) -> Network:
 
         def init() -> None:
             value = jnp.zeros((1, 1), jnp.int32)
+            patch = jnp.zeros((1, table.patch_values)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
             place = Place(*(jnp.zeros(1, jnp.int32) for _ in range(4)), jnp.ones(1, bool))
             reading = None
             if config.planner is not None:
@@ -181,23 +216,35 @@ def build(config: ModelConfig, schema: Schema) -> Network:
                 reading = jax.tree.map(lambda r: r[None], controller.read_plan(controller.no_plan()))
                 if table.goals:
                     planner.sub_goal(x)
+                if table.pieces:
+                    planner.text(x)
+                if table.patch_values:
+                    planner.patches(*patch)
             y, _ = controller(value, value, place, reading, jnp.zeros(1, jnp.int32))
             controller.continuous(y)
             if table.discrete:
                 controller.discrete(y)
+            if table.pieces:
+                controller.text(y)
             if table.goals and config.planner is None:
                 controller.sub_goal(y)
+            if table.patch_values and config.planner is None:
+                controller.patches(*patch)
 
         return init, (
             planner,
             planner.plan,
             planner.sub_goal,
+            planner.text,
+            planner.patches,
             controller.no_plan,
             controller.read_plan,
             controller,
             controller.continuous,
             controller.discrete,
+            controller.text,
             controller.sub_goal,
+            controller.patches,
         )
 
     transformed = hk.without_apply_rng(hk.multi_transform(modules))

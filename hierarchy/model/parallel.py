@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from hierarchy.batch import Batch, Stream, Targets
+from hierarchy.batch import Batch, Patches, Stream, Targets
 from hierarchy.layout import CONTINUOUS_START
 from hierarchy.model.config import Sizes
 from hierarchy.model.network import Network
@@ -20,26 +20,40 @@ class Logits(NamedTuple):
     continuous: jax.Array
     discrete: jax.Array | None
     sub_goal: jax.Array | None
+    text: jax.Array | None = None
+    planner_text: jax.Array | None = None
+
+
+class Thought(NamedTuple):
+    """What the planner makes of a batch: plans [B, J, P, plan_width], and its logits of sub-goals and of the next pieces of text;
+    None for what the model lacks."""
+
+    plan: jax.Array | None
+    sub_goal: jax.Array | None
+    text: jax.Array | None
 
 
 def forward(network: Network, params: hk.Params, batch: Batch) -> Logits:
     """Returns the logits of a batch [B, ...]: planner, plans, controller."""
-    plan, sub_goal = think(network, params, batch)
-    logits = act(network, params, batch, plan)
-    return logits if sub_goal is None else logits._replace(sub_goal=sub_goal)
+    thought = think(network, params, batch)
+    logits = act(network, params, batch, thought.plan)._replace(planner_text=thought.text)
+    return logits if thought.sub_goal is None else logits._replace(sub_goal=thought.sub_goal)
 
 
-def think(network: Network, params: hk.Params, batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:
-    """Returns the batch's plans [B, J, P, plan_width] and the planner's sub-goal logits; None for what the model lacks."""
+def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
+    """Returns what the planner makes of a batch."""
     if network.config.planner is None:
-        return None, None
+        return Thought(None, None, None)
 
-    def row(row: Batch) -> tuple[jax.Array, jax.Array | None]:
-        x, _ = network.plan_tokens(params, row.planner.value, row.planner.field, place_of(row.planner))
-        goal = None
+    def row(row: Batch) -> Thought:
+        shown = shown_at(network, network.planner_patches, params, row.patches, row.planner.tick.shape[-1])
+        x, _ = network.plan_tokens(params, row.planner.value, row.planner.field, place_of(row.planner), shown=shown)
+        goal = text = None
         if network.table.goals:
             goal = legal_goal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
-        return network.plan(params, pick(x, row.plan_slot)), goal
+        if network.table.pieces:
+            text = legal(network.planner_text(params, pick(x, row.planner_text.slot)), row.planner_text)
+        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text)
 
     return jax.vmap(row)(batch)
 
@@ -50,16 +64,29 @@ def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | Non
     def row(row: Batch, plan: jax.Array | None) -> Logits:
         reading = None if plan is None else readings(network, params, plan, row.plan)
         stream = row.controller
-        x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), reading, row.age)
+        shown = None
+        if plan is None:
+            shown = shown_at(network, network.controller_patches, params, row.patches, stream.tick.shape[-1])
+        x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), reading, row.age, shown=shown)
         continuous = legal(network.continuous(params, pick(x, row.continuous.slot)), row.continuous)
-        discrete = goal = None
+        discrete = goal = text = None
         if network.table.discrete:
             discrete = legal(network.discrete(params, pick(x, row.discrete.slot)), row.discrete)
         if network.table.goals and plan is None:
             goal = legal_goal(network.controller_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
-        return Logits(continuous, discrete, goal)
+        if network.table.pieces:
+            text = legal(network.text(params, pick(x, row.text.slot)), row.text)
+        return Logits(continuous, discrete, goal, text)
 
     return jax.vmap(row)(batch, plan)
+
+
+def shown_at(network: Network, embed, params: hk.Params, patches: Patches, tokens: int) -> jax.Array | None:
+    """Returns what the patches of one row add to its tokens [tokens, D]; None where no layout has images."""
+    if not network.table.patch_values:
+        return None
+    chosen = jax.nn.one_hot(patches.slot, tokens)
+    return jnp.matmul(chosen.T, embed(params, *patches[:3]), precision=jax.lax.Precision.HIGHEST)
 
 
 def readings(network: Network, params: hk.Params, plan: jax.Array, index: jax.Array):

@@ -1,7 +1,8 @@
 """The second execution: one update, one tick, over explicit caches, for acting. Same parameters, same layers.
 
 Functions are for one episode; `jax.vmap` adds the batch. A reading may have more tokens than a chunk holds (an instruction
-arrives); the loop over chunks runs as often as there are chunks, inside the one compiled call.
+arrives); the loop over chunks runs as often as there are chunks, inside the one compiled call. What an update has to read besides
+goes before it through `follow` (ticks between updates) and `look` (an image).
 """
 
 from typing import Literal, NamedTuple
@@ -10,7 +11,19 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from hierarchy.layout import BINS, CONTINUOUS_START, Bounded, Layout, Schema, tokens_per_reading, tokens_per_update, words
+from hierarchy.batch import Patches
+from hierarchy.layout import (
+    BINS,
+    CONTINUOUS_START,
+    Bounded,
+    Layout,
+    Piece,
+    Schema,
+    tokens_between,
+    tokens_per_reading,
+    tokens_per_update,
+    words,
+)
 from hierarchy.model.network import Network, Reading
 from modules.attention import MASKED
 from modules.masks import Place
@@ -22,11 +35,13 @@ DROPPED = 2**30
 
 
 class Tokens(NamedTuple):
-    """The tokens of one reading, in a buffer of M: value, field int32 [M, K]; `count` of them are there."""
+    """The tokens of one reading, in a buffer of M: value, field int32 [M, K]; `count` of them are there. before: how many tokens
+    of the same tick (an image's) have been read already."""
 
     value: jax.Array
     field: jax.Array
     count: jax.Array
+    before: jax.Array
 
 
 class Action(NamedTuple):
@@ -96,6 +111,47 @@ def update(
     return cache, as_plan(network, params, network.plan(params, x[None])[0])
 
 
+def follow(
+    network: Network, layout: Layout, params: hk.Params, cache: Cache, tokens: Tokens, first: jax.Array, ticks: jax.Array
+) -> Cache:
+    """Returns the planner's cache after it has read what it follows of ticks first, first + 1, ..., `ticks` of them.
+
+    tokens: value, field [M, tokens_between, K], a row a tick.
+    """
+
+    def write(value, field, place, cache, slots):
+        return network.plan_tokens(params, value, field, place, cache, slots)
+
+    size, slots = tokens_between(layout), planner_slots(network, layout)
+
+    def one(i, cache):
+        own = Tokens(tokens.value[i], tokens.field[i], tokens.count, tokens.before)
+        return _ingest(write, network.config.planner, cache, own, 1, first + i, size, slots)[0]
+
+    return jax.lax.fori_loop(0, ticks, one, cache)
+
+
+def look(
+    network: Network, layout: Layout, params: hk.Params, cache: Cache, tokens: Tokens, patches: Patches, now: jax.Array
+) -> Cache:
+    """Returns the cache of the reader of images (the planner, where there is one) after it has read one image at tick `now`.
+
+    tokens: the image's, all of them or none (count 0). patches: pixels [M, values], row and column [M].
+    """
+    by_planner = network.config.planner is not None
+    embed = network.planner_patches if by_planner else network.controller_patches
+    read = network.plan_tokens if by_planner else network.control_tokens
+    config = network.config.planner if by_planner else network.config.controller
+    slots = (planner_slots if by_planner else controller_slots)(network, layout)
+    rest = () if by_planner else (None, jnp.full(tokens.value.shape[0], -1))
+    shown = embed(params, *patches[:3])
+
+    def write(value, field, place, cache, at):
+        return read(params, value, field, place, *rest, cache, at, shown)
+
+    return _ingest(write, config, cache, tokens, 1, now, tokens.value.shape[0], slots)[0]
+
+
 def tick(
     network: Network,
     schema: Schema,
@@ -128,7 +184,8 @@ def tick(
     def element(carry: tuple[Cache, jax.Array], i: jax.Array):
         cache, x = carry
         ids, unit, logits = _decode(network, layout, params, x, jax.random.fold_in(key, i), decoding)
-        place = Place(now[None], (tokens.count + i)[None], jnp.ones(1, jnp.int32), (cache.written + i)[None], jnp.zeros(1, bool))
+        index = tokens.before + tokens.count + i
+        place = Place(now[None], index[None], jnp.ones(1, jnp.int32), (cache.written + i)[None], jnp.zeros(1, bool))
         x, after = write(ids[None, None], (first_field + i)[None, None], place, cache, (lasting + i)[None])
         return (after, x[0]), Action(ids, unit, logits)
 
@@ -140,7 +197,7 @@ def tick(
 
 def _ingest(write, config: TransformerConfig, cache: Cache, tokens: Tokens, chunks, now, size: int, slots: int):
     """Returns the cache with a reading's tokens written to it, and the output [D] of the last of them."""
-    value, field, count = tokens
+    value, field, count, before = tokens
     first = cache.written
 
     def chunk(i, carry):
@@ -148,7 +205,7 @@ def _ingest(write, config: TransformerConfig, cache: Cache, tokens: Tokens, chun
         index = i * size + jnp.arange(size, dtype=jnp.int32)
         there = index < count
         part = [jax.lax.dynamic_slice_in_dim(buffer, i * size, size) for buffer in (value, field)]
-        place = Place(jnp.full(size, now), index, there.astype(jnp.int32), first + index, there)
+        place = Place(jnp.full(size, now), before + index, there.astype(jnp.int32), first + index, there)
         x, cache = write(*part, place, cache, jnp.where(there, (first + index) % slots, DROPPED))
         at = count - 1 - i * size
         return cache, jnp.where((at >= 0) & (at < size), x[jnp.clip(at, 0, size - 1)], last)
@@ -163,7 +220,10 @@ def _decode(network: Network, layout: Layout, params: hk.Params, x: jax.Array, k
     """Returns (id, unit value, logits [classes]) of one action element from the output [D] that predicts it."""
     codec = layout.action.codec
     bounded = isinstance(codec, Bounded)
-    head, limit = (network.continuous, codec.bins) if bounded else (network.discrete, codec.values)
+    if isinstance(codec, Piece):
+        head, limit = network.text, network.table.pieces
+    else:
+        head, limit = (network.continuous, codec.bins) if bounded else (network.discrete, codec.values)
     logits = head(params, x[None])[0]
     logits = jnp.where(jnp.arange(logits.shape[0]) < limit, logits, MASKED)
     choice = jax.random.categorical(key, logits) if decoding == "sample" else jnp.argmax(logits)

@@ -21,7 +21,7 @@ PlannerLearns = Literal["joint", "detached", "frozen"]
 class LearnerConfig:
     """How parameters follow from batches.
 
-    steps: optimiser steps in all, of which the first `planner_steps` train the sub-goal alone (the warm-up of the planner).
+    steps: optimiser steps in all, of which the first `planner_steps` train the planner's own losses alone (its warm-up).
     peak_rate: of AdamW, after `rate_warm_up` steps; then a cosine down to `final_rate` of it. controller_rate: how many times
         that the controller's rate is, which is small and wants a larger one.
     clip: largest global norm of a gradient.
@@ -137,5 +137,5 @@ def planner_of(params: hk.Params) -> hk.Params:
 
 
 def step_weights(config: LearnerConfig, step: int) -> LossWeights:
-    """Returns the weights of a step: the sub-goal alone in the warm-up, all of them after it."""
-    return LossWeights(action=0.0, sub_goal=config.weights.sub_goal) if step < config.planner_steps else config.weights
+    """Returns the weights of a step: the planner's own losses alone in the warm-up, all of them after it."""
+    return dataclasses.replace(config.weights, action=0.0, text=0.0) if step < config.planner_steps else config.weights

@@ -16,11 +16,13 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """action: cross-entropy of the action tokens, through controller and plan. sub_goal: the planner's own prediction of the
-    privileged sub-goal at its updates."""
+    """action: cross-entropy of the tokens of control, through controller and plan. text: the same of text. sub_goal: the
+    planner's own prediction of the privileged sub-goal at its updates. planner_text: its own of the next piece of text."""
 
     action: float = 1.0
+    text: float = 1.0
     sub_goal: float = 1.0
+    planner_text: float = 1.0
 
 
 def cross_entropy(logits: jax.Array, targets: Targets, first_id: int | jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -38,7 +40,7 @@ def cross_entropy(logits: jax.Array, targets: Targets, first_id: int | jax.Array
 
 
 def action_loss(logits: Logits, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean (loss, share of right tokens) over the action targets of a batch, both heads together."""
+    """Returns the mean (loss, share of right tokens) over the targets of control of a batch, both heads together."""
     parts = [cross_entropy(logits.continuous, batch.continuous, CONTINUOUS_START)]
     if logits.discrete is not None:
         parts.append(cross_entropy(logits.discrete, batch.discrete, 0))
@@ -56,42 +58,75 @@ def sub_goal_loss(network: Network, logits: jax.Array, batch: Batch) -> tuple[ja
     return loss / jnp.maximum(weight, 1.0), right / jnp.maximum(of, 1.0)
 
 
+def text_loss(logits: jax.Array, targets: Targets) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean (loss in nats a piece, share of right pieces) over targets of text."""
+    loss, right, weight = cross_entropy(logits, targets, 0)
+    return loss / jnp.maximum(weight, 1.0), right / jnp.maximum(weight, 1.0)
+
+
 def joint_loss(network: Network, params: hk.Params, batch: Batch, weights: LossWeights) -> tuple[jax.Array, Metrics]:
     """Returns the weighted loss of a batch and its metrics. A weight of 0 leaves the computation out, not only the sum:
-    with action 0 a two-rate model runs its planner alone (the warm-up)."""
-    plan, sub_goal = think(network, params, batch)
+    with action and text 0 a two-rate model runs its planner alone (the warm-up)."""
+    thought = think(network, params, batch)
+    sub_goal = thought.sub_goal
     total, metrics = jnp.zeros(()), {}
-    if weights.action or network.config.planner is None:
-        logits = act(network, params, batch, plan)
+    if weights.action or weights.text or network.config.planner is None:
+        logits = act(network, params, batch, thought.plan)
         sub_goal = logits.sub_goal if sub_goal is None else sub_goal
-        if weights.action:
+        if weights.action and controls(batch):
             loss, right = action_loss(logits, batch)
             total += weights.action * loss
             metrics |= {"action_loss": loss, "action_accuracy": right}
+        if weights.text and logits.text is not None:
+            loss, right = text_loss(logits.text, batch.text)
+            total += weights.text * loss
+            metrics |= {"text_loss": loss, "text_accuracy": right}
     if weights.sub_goal and sub_goal is not None:
         loss, right = sub_goal_loss(network, sub_goal, batch)
         total += weights.sub_goal * loss
         metrics |= {"sub_goal_loss": loss, "sub_goal_accuracy": right}
+    if weights.planner_text and thought.text is not None:
+        loss, right = text_loss(thought.text, batch.planner_text)
+        total += weights.planner_text * loss
+        metrics |= {"planner_text_loss": loss, "planner_text_accuracy": right}
     return total, metrics | {"loss": total}
 
 
+def controls(batch: Batch) -> bool:
+    """Whether any layout of a batch acts in numbers; where none does, there is text alone."""
+    return batch.continuous.slot.shape[-1] + batch.discrete.slot.shape[-1] > 0
+
+
 def plan_use(network: Network, params: hk.Params, batch: Batch) -> Metrics:
-    """Returns the action loss under the model's own plans, under another episode's, and under none; and sub-goal accuracy.
+    """Returns the losses of control and of text under the model's own plans, under another episode's (`_wrong_plan`), and under
+    none (`_no_plan`); and what the planner predicts.
 
     Another episode's plan is that of the next row, at the same place in its list. Equal losses mean that the plan is ignored.
     """
-    plan, sub_goal = think(network, params, batch)
-    logits = act(network, params, batch, plan)
-    sub_goal = logits.sub_goal if sub_goal is None else sub_goal
-    metrics = {"action_loss": action_loss(logits, batch)[0]}
+    thought = think(network, params, batch)
+    plan, logits = thought.plan, act(network, params, batch, thought.plan)
+    sub_goal = logits.sub_goal if thought.sub_goal is None else thought.sub_goal
+    metrics = _own_losses(logits, batch)
     if sub_goal is not None:
         metrics["sub_goal_accuracy"] = sub_goal_loss(network, sub_goal, batch)[1]
+    if thought.text is not None:
+        metrics["planner_text_loss"] = text_loss(thought.text, batch.planner_text)[0]
     if plan is None:
         return metrics
-    count = jnp.maximum(jnp.max(batch.plan, axis=1) + 1, 1)
-    others = batch._replace(plan=jnp.where(batch.plan >= 0, batch.plan % jnp.roll(count, -1)[:, None], -1))
-    wrong = act(network, params, others, jnp.roll(plan, -1, axis=0))
+    wrong = act(network, params, under_others_plans(batch), jnp.roll(plan, -1, axis=0))
     without = act(network, params, batch._replace(plan=jnp.full_like(batch.plan, -1), age=jnp.full_like(batch.age, -1)), plan)
-    metrics["action_loss_wrong_plan"] = action_loss(wrong, batch)[0]
-    metrics["action_loss_no_plan"] = action_loss(without, batch)[0]
+    for name, changed in (("wrong_plan", wrong), ("no_plan", without)):
+        metrics |= {f"{key}_{name}": value for key, value in _own_losses(changed, batch).items()}
     return metrics
+
+
+def under_others_plans(batch: Batch) -> Batch:
+    """Returns the batch whose ticks see plans of the next row, at the same place in its list (again from its start, where it is
+    shorter); the plans themselves are to be rolled by one row."""
+    count = jnp.maximum(jnp.max(batch.plan, axis=1) + 1, 1)
+    return batch._replace(plan=jnp.where(batch.plan >= 0, batch.plan % jnp.roll(count, -1)[:, None], -1))
+
+
+def _own_losses(logits: Logits, batch: Batch) -> Metrics:
+    metrics = {"action_loss": action_loss(logits, batch)[0]} if controls(batch) else {}
+    return metrics if logits.text is None else metrics | {"text_loss": text_loss(logits.text, batch.text)[0]}

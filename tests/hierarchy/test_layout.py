@@ -1,5 +1,6 @@
 """Ids, orders and counts of layouts; the schema gives every scalar an id of its own."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,7 +13,9 @@ from hierarchy.layout import (
     Continuous,
     Discrete,
     Field,
+    Image,
     Layout,
+    Piece,
     Schema,
     Text,
     describe,
@@ -20,6 +23,7 @@ from hierarchy.layout import (
     names,
     scalars,
     single_rate,
+    tokens_between,
     tokens_per_reading,
     tokens_per_update,
 )
@@ -111,7 +115,18 @@ def test_a_schema_is_found_by_name_and_described_in_json():
         (lambda: layout(controller=(SAY,)), "the controller reads at least one field of numbers"),
         (lambda: layout(planner=(SAY,)), "the planner reads at least one field of numbers"),
         (lambda: layout(action=Field("action", Continuous())), "give an unbounded one bounds"),
-        (lambda: layout(action=SAY), "Bounded or Discrete"),
+        (lambda: layout(action=SAY), "Bounded, Discrete or Piece"),
+        (lambda: Image(32, 40), "does not divide into patches"),
+        (lambda: Image(0, 16), "does not divide into patches"),
+        (lambda: Field("x", Discrete(3), every_tick=True, frames=2), "read for every tick has one frame"),
+        (lambda: Field("x", Image(16, 16), every_tick=True), "read for every tick has one frame"),
+        (lambda: layout(controller=(COUNT, Field("x", Discrete(3), every_tick=True))), "every_tick is the planner's"),
+        (lambda: layout(controller=(COUNT, Field("x", Image(16, 16)))), "images are the planner's"),
+        (lambda: Schema((layout(planner=(STATE,), action=Field("words", Piece(), 3)),)), "train a tokenizer first"),
+        (
+            lambda: Schema((layout(planner=(STATE, Field("x", Image(16, 16)), Field("y", Image(16, 16, 1)))),)),
+            "one set of weights embeds one kind",
+        ),
         (lambda: Schema(()), "at least one layout"),
         (lambda: Schema((layout(), layout()), 10), "no name twice"),
         (lambda: Schema((layout(),)), "train a tokenizer first"),
@@ -121,3 +136,26 @@ def test_a_schema_is_found_by_name_and_described_in_json():
 def test_what_is_no_layout_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_is_read_for_every_tick_is_counted_between_updates_too():
+    said = Field("previous_action", Piece(), 5, every_tick=True)
+    action = Field("words", Piece(), 5)
+    flat = layout(planner=(COUNT, said, Field("camera", Image(32, 32))), action=action, pooled=False)
+    assert (tokens_per_update(flat), tokens_between(flat)) == (7, 5)
+    assert tokens_between(dataclasses.replace(flat, pooled=True)) == 1
+    assert tokens_between(layout()) == 0
+    assert [field.name for field in flat.planner] == ["camera", "count", "previous_action"]
+    alone = single_rate(flat)
+    assert not any(field.every_tick for field in alone.controller)
+    schema = Schema((flat,), text_pieces=50)
+    assert schema.patch_values == 16 * 16 * 3
+    assert schema.says
+    assert not Schema((layout(),), text_pieces=10).says
+
+
+def test_a_run_from_before_there_was_a_flag_is_described_alike():
+    plain = json.dumps(describe(Schema((layout(),), text_pieces=10)))
+    assert "every_tick" not in plain
+    said = dataclasses.replace(COUNT, every_tick=True)
+    assert "every_tick" in json.dumps(describe(Schema((layout(planner=(said,)),), text_pieces=10)))

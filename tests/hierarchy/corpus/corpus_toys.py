@@ -12,6 +12,7 @@ class Letters:
     """A tokenizer of one piece a letter."""
 
     pieces = 128
+    end = 3
 
     def encode(self, words: str) -> list[int]:
         return [ord(letter) for letter in words]

@@ -4,8 +4,8 @@ from dm_env import specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hierarchy.corpus.codecs import bounded_from_spec, compand, decode, encode, from_unit
-from hierarchy.layout import Bounded, Continuous, Discrete, Text, id_range
+from hierarchy.corpus.codecs import bounded_from_spec, compand, decode, encode, from_unit, intervals, patches
+from hierarchy.layout import EMPTY, Bounded, Continuous, Discrete, Image, Piece, Text, id_range
 
 UNIT = Bounded((-1.0,), (1.0,))
 
@@ -131,3 +131,45 @@ def test_specs_become_codecs():
 def test_an_unbounded_spec_is_refused_with_the_mend(spec):
     with pytest.raises(ValueError, match=r"spec 'a'.*give Bounded\(low, high\) in the layout"):
         bounded_from_spec(spec)
+
+
+def test_pieces_are_their_own_ids_and_what_was_not_said_is_empty():
+    assert encode(Piece(), np.array([0, 99, EMPTY]), 100).tolist() == [0, 99, EMPTY]
+    assert decode(Piece(), np.array([0, 99])).tolist() == [0, 99]
+    for illegal in (100, -2):
+        with pytest.raises(ValueError, match=f"{illegal} is not one of the integers 0 to 99"):
+            encode(Piece(), np.array([illegal]), 100)
+
+
+def test_patches_are_whole_squares_in_raster_order():
+    codec = Image(32, 48, 3)
+    image = np.random.default_rng(0).integers(256, size=(32, 48, 3), dtype=np.uint8)
+    found = patches(codec, image)
+    assert codec.patches == len(found) == 6
+    for number, (top, left) in enumerate([(0, 0), (0, 16), (0, 32), (16, 0), (16, 16), (16, 32)]):
+        np.testing.assert_array_equal(found[number].reshape(16, 16, 3), image[top : top + 16, left : left + 16])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((32, 32, 3), np.uint8), np.zeros((32, 48, 3)), np.zeros((32, 48), np.uint8)])
+def test_an_image_of_another_kind_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"an image is uint8 \(32, 48, 3\), not"):
+        patches(Image(32, 48), wrong)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 80), (64, 2048), (16, 4096)])
+def test_a_patch_stands_anywhere_in_its_own_interval_and_else_in_the_middle(height, width):
+    codec, rng = Image(height, width), np.random.default_rng(0)
+    rows, columns = height // 16, width // 16
+    drawn = np.array([intervals(codec, rng) for _ in range(300)])
+    middle = np.array(intervals(codec, None))
+    for axis, count in ((0, rows), (1, columns)):
+        index = np.divmod(np.arange(codec.patches), columns)[axis]
+        found = drawn[:, axis]
+        # In whole intervals a patch keeps its share of the picture, and two patches share none while there are enough.
+        low, high = index * 128 / count, (index + 1) * 128 / count
+        assert ((found >= np.floor(low)) & (found <= np.maximum(np.floor(high) - 1, np.floor(low)))).all()
+        assert (np.abs(middle[axis] - (low + high - 1) / 2) <= 1).all()
+        assert ((found >= 0) & (found < 128)).all()
+        if count <= 8:
+            mine = found[:, index == 0].ravel()
+            assert len(set(mine.tolist())) > 0.8 * (128 // count)

@@ -51,6 +51,17 @@ def test_every_kind_of_number_is_kept_little_endian(dtype):
     assert again.dtype == np.dtype(dtype).newbyteorder("<")
 
 
+def test_a_picture_that_never_changes_is_stored_and_held_once():
+    picture = np.random.default_rng(0).integers(256, size=(1, 32, 32, 3), dtype=np.uint8)
+    still, moving = np.repeat(picture, 18, axis=0), np.repeat(picture, 18, axis=0)
+    moving[17, 0, 0, 0] ^= 1
+    records = [to_bytes(dataclasses.replace(toy_episode(0, 17), observation={"p": frames})) for frames in (still, moving)]
+    assert len(records[1]) - len(records[0]) > 16 * picture.nbytes
+    for record, frames in zip(records, (still, moving)):
+        np.testing.assert_array_equal(from_bytes(record).observation["p"], frames)
+    assert from_bytes(records[0]).observation["p"].strides[0] == 0
+
+
 def test_objects_are_not_stored():
     words = np.array(["a"] * 18, object)
     with pytest.raises(ValueError, match="field 'observation/words' holds object: only numbers"):

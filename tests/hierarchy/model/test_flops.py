@@ -44,7 +44,7 @@ def parts(preset: str, task: str, read: str = "cross_attention", agent: str = "t
 
 def tokens(count: int, atoms: int) -> stepwise.Tokens:
     ids = jax.ShapeDtypeStruct((count, atoms), jnp.int32)
-    return stepwise.Tokens(ids, ids, NUMBER)
+    return stepwise.Tokens(ids, ids, NUMBER, NUMBER)
 
 
 def counted_by_xla(function, *arguments) -> float:

@@ -11,9 +11,21 @@ import numpy as np
 from hierarchy.batch import Batch
 from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting
 from hierarchy.corpus.packing import Packing, fill
-from hierarchy.corpus.segment import Segment, cut, encode_episode
+from hierarchy.corpus.segment import HEADS, Segment, cut, encode_episode
 from hierarchy.episode import Episode
-from hierarchy.layout import Bounded, Field, Layout, Schema, ahead, tick_action
+from hierarchy.layout import (
+    Bounded,
+    Discrete,
+    Field,
+    Image,
+    Layout,
+    Piece,
+    Schema,
+    Text,
+    ahead,
+    single_rate,
+    tick_action,
+)
 from hierarchy.model.config import ModelConfig
 from hierarchy.model.network import Network, build
 from hierarchy.model.parallel import Logits, forward
@@ -57,6 +69,30 @@ def relative(model: ModelConfig) -> ModelConfig:
     )
 
 
+PICTURE = Field("picture", Image(16, 8, patch=8))
+SAID = Field("previous_action", Piece(), 3)
+COUNTER = Field("counter", Discrete(1024))
+
+
+def talking(pictures: bool = False) -> Layout:
+    """Returns the layout of a toy that says three pieces a tick; its planner reads every one of them, and pictures if asked."""
+    shown = (PICTURE, Field("say", Text())) if pictures else ()
+    return Layout(
+        "toy",
+        planner=(COUNTER, dataclasses.replace(SAID, every_tick=True), *shown),
+        controller=(COUNTER, SAID),
+        action=dataclasses.replace(SAID, name="action"),
+        pooled=False,
+    )
+
+
+def watching() -> Layout:
+    """Returns the pooled layout whose planner looks at pictures too, and follows what was done at every tick."""
+    layout = toy_layout(elements=2)
+    done = dataclasses.replace(layout.action, name="previous_action", every_tick=True)
+    return dataclasses.replace(layout, planner=(*layout.planner, PICTURE, done))
+
+
 KINDS = {
     "pooled": Kind(with_signs(toy_layout())),
     "film": Kind(toy_layout(elements=3), dataclasses.replace(MODEL, plan_read="film")),
@@ -67,6 +103,10 @@ KINDS = {
     "single_rate": Kind(toy_layout(elements=2, planner=False), ALONE),
     "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), ALONE, ticks=32),
     "chunked": Kind(ahead(toy_layout(elements=2), 0, CHUNK), ALONE),
+    "text": Kind(talking(), ticks=32),
+    "captions": Kind(talking(pictures=True), ticks=32),
+    "pictures": Kind(watching()),
+    "single_rate_captions": Kind(single_rate(talking(pictures=True)), ALONE, ticks=32),
 }
 
 
@@ -114,6 +154,8 @@ def budgets(schema: Schema, model: ModelConfig, ticks: int) -> Packing:
         plans=2 * ticks,
         action_targets=3 * ticks,
         sub_goal_targets=2 * ticks,
+        patches=256,
+        draw_places=False,
         lead_in=fast.layers * (fast.window - 1),
         planner_lead_in=slow.layers * (slow.window - 1),
         planner_reread=slow.window // 2,
@@ -126,16 +168,19 @@ def world(made: Toy, first: int = 0) -> list[Episode]:
     action = tick_action(made.layout)
     facts = dict(elements=action.size, discrete=not hasattr(action.codec, "low"))
     episodes = [toy_episode(first + i, made.ticks, says=says, **facts) for i, says in enumerate(SAYS)]
+    rng = np.random.default_rng((first, 1))
+    frames, shown = rng.integers(256, size=(3, 4, 16, 8, 3), dtype=np.uint8), rng.integers(4, size=(3, made.ticks + 1))
+    pictures = [frames[i, np.sort(shown[i])] for i in range(3)]
     signs = np.repeat(np.random.default_rng(first).uniform((-1, 0), (1, 5), (3, 4, 2)), made.ticks // 3, axis=1)
     spread = action.size if facts["discrete"] else 1
     return [
         dataclasses.replace(
             episode,
-            observation=episode.observation | {"signs": each[: made.ticks + 1]},
+            observation=episode.observation | {"signs": each[: made.ticks + 1], "picture": picture},
             action=np.repeat(episode.action, spread, axis=1),
             label=np.repeat(episode.label, spread, axis=1),
         )
-        for episode, each in zip(episodes, signs)
+        for episode, each, picture in zip(episodes, signs, pictures)
     ]
 
 
@@ -190,7 +235,7 @@ def segments(made: Toy, lived: Sequence[Episode], timeline: Timeline, rows: list
 
 def bearing(made: Toy, segment: Segment) -> np.ndarray:
     """Returns the ticks of a segment that bear loss."""
-    targets = segment.continuous if len(segment.continuous.slot) else segment.discrete
+    targets = getattr(segment, HEADS[type(made.layout.action.codec)])
     return segment.controller.tick[targets.slot].reshape(-1, made.layout.action.size)[:, 0]
 
 
@@ -200,7 +245,7 @@ def disagreement(
     """Returns the largest difference between the agent's logits and the parallel pass's at every tick that bears loss, over
     max(1, largest logit)."""
     logits = made.forward(made.params if params is None else params, batch)
-    parallel = np.asarray(logits.continuous if logits.discrete is None else logits.discrete)
+    parallel = np.asarray(getattr(logits, HEADS[type(made.layout.action.codec)]))
     worst = 0.0
     for b, (places, cuts) in enumerate(zip(rows, parts)):
         filled = 0
