@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from experiments import compare_ratios, evaluate, record, scripted, train
+from experiments import compare_ratios, evaluate, plan_kinds, record, scripted, train
 
 MAINS = {
     "record": record.main,
@@ -12,6 +12,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "compare_ratios": compare_ratios.main,
     "scripted": scripted.main,
+    "plan_kinds": plan_kinds.main,
 }
 EPISODES, STEPS = 12, 6
 
