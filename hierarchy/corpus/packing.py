@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hierarchy.batch import Batch, Patches, Stream, Targets
-from hierarchy.corpus.segment import HEADS, Encoded, Segment, cut, draw_window, trim
+from hierarchy.corpus.segment import HEADS, Encoded, NoLoss, Segment, cut, draw_window, trim
 from hierarchy.layout import EMPTY, Piece, Schema, images
 from hierarchy.timeline import draw
 
@@ -71,7 +71,14 @@ def pack(
     room = np.tile(_budgets(packing), (packing.rows, 1))
     misses = 0
     while misses < MISSES:
-        segment = draw_segment(rng, next_episode(rng), packing)
+        try:
+            segment = draw_segment(rng, next_episode(rng), packing)
+        except NoLoss:
+            # A window over the change from one long update to the next may see plans that one row cannot hold: draw another.
+            misses += 1
+            if misses == MISSES and not any(rows):
+                raise
+            continue
         for offer in (segment, trim(segment)):
             need = _need(offer)
             fits = np.flatnonzero((room >= need).all(axis=1))

@@ -75,6 +75,10 @@ class Encoded:
         return len(self.label)
 
 
+class NoLoss(ValueError):
+    """No tick of a window could bear loss."""
+
+
 class Segment(NamedTuple):
     """One segment before it has a row: `Batch`'s arrays with slots counted from its own first tokens, and no padding.
 
@@ -158,7 +162,8 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
     as has every tick that would attend to it; ticks that truly have no plan bear loss.
 
     Raises:
-        ValueError: no tick could bear loss within the budgets; says which one to raise.
+        NoLoss: no tick of the window could bear loss within the budgets; says which one to raise. A ValueError, as where not even
+            one update fits.
     """
     layout = encoded.history.layout
     readings = np.arange(window[1], dtype=np.int32)
@@ -178,7 +183,7 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
     planner, span, seen_by_planner = _planner(rng, encoded, timeline, seen, packing)
     bears = (ticks >= start) & _complete(seen, span.sound, packing.lead_in)
     if not bears.any():
-        raise ValueError(
+        raise NoLoss(
             f"layout {layout.name!r}: no tick of [{window[0]}, {window[1]}) has its plans' lead-in of "
             f"{packing.planner_lead_in} ticks in {packing.planner_tokens} planner tokens: raise planner_tokens or the ratios"
         )
@@ -356,13 +361,24 @@ def _planner(
         each[one.reading] += len(one.value)
     before = np.concatenate([[0], np.cumsum(each)])
     first, stop, sound = _updates(rng, before, observed, seen, packing, bool(layout.sub_goal) or _says(layout))
+    since = previous[first:stop].copy()
+    spare = packing.planner_tokens - (before[stop] - before[first])
+    if tokens_between(layout) and first > max(int(seen[0]), 0):
+        # The update before has room for its own tokens, and for the newest of the ticks that it follows.
+        spare -= each[first - 1] - tokens_between(layout) * (observed[first - 1] - previous[first - 1] - 1)
+        if spare >= 0:
+            first -= 1
+            since = np.concatenate([[observed[first] - 1 - spare // tokens_between(layout)], since])
+    if tokens_between(layout) and first:
+        # The lead-in counts from the first tick that is read, which is before the first update.
+        sound = min(int(np.searchsorted(observed, since[:1] + 1 + packing.planner_lead_in)[0]), stop) if len(since) else stop
     if first == stop > 0:
         raise ValueError(
             f"layout {layout.name!r}: update {stop - 1} alone has {each[stop - 1]} tokens, and a row has "
             f"{packing.planner_tokens}: raise planner_tokens"
         )
-    updates, since = observed[first:stop], previous[first:stop]
-    value, field = (array[0] for array in planner_tokens(history, updates, since))
+    updates = observed[first:stop]
+    value, field = (array[0] for array in planner_tokens(history, updates, previous[first:stop]))
     said = [one._replace(reading=one.reading - first) for one in said if first <= one.reading < stop]
     earlier, between = _before(said, updates, value.shape[2]), nowhere
     if tokens_between(layout):
