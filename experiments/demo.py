@@ -20,17 +20,31 @@ from importlib.metadata import version
 from pathlib import Path
 
 import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments import compare_ratios, film, report, rows, train
 from experiments.compare_ratios import CONTROLS, CompareConfig, compare
 from experiments.evaluate import FIRST_SEED, load
 from experiments.scripted import ScriptedConfig
+from experiments.side_by_side import side_by_side
 from experiments.train import Mix, TrainConfig, cache_compilations, train_run
 from hierarchy.training.checkpoint import CheckpointError
 from hierarchy.training.learner import LearnerConfig
-from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig
+from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, read_metrics
 
-SUITE = ("cartpole_balance", "pendulum_swingup", "point_mass_easy", "reacher_easy")
+SUITE = {"cartpole_balance": 1.0, "pendulum_swingup": 5.0, "point_mass_easy": 2.0, "reacher_easy": 1.0}
+"""The bodies, and how often each is trained on against the others."""
+
+
+COMPILED = Path("runs/.jax_cache")
+BAR = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(elapsed_when_finished=True),
+    TextColumn("{task.fields[note]}"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +60,14 @@ class DemoConfig:
     out: Path = Path("runs/demo")
     preset: str = "demo"
     patrol_episodes: int = 2000
-    suite: tuple[str, ...] = SUITE
+    suite: tuple[str, ...] = tuple(SUITE)
     suite_episodes: int = 60
     steps: int = 2400
     planner_steps: int = 600
     peak_rate: float = 1.5e-3
     controller_rate: float = 3.0
     controller_share: float = 0.3
-    patrol_weight: float = 0.8
+    patrol_weight: float = 0.75
     seed: int = 0
     episodes: int = 128
     suite_evaluations: int = 32
@@ -133,14 +147,14 @@ def corpus(config: DemoConfig) -> Path:
 def training(config: DemoConfig, agent: train.AgentName, steps: int) -> TrainConfig:
     """Returns how one agent is trained. Sources are weighted alike for all of them."""
     tasks = tuple(sorted(("patrol", *config.suite)))
-    rest = (1 - config.patrol_weight) / max(len(config.suite), 1)
+    rest = (1 - config.patrol_weight) / max(sum(SUITE[task] for task in config.suite), 1)
     planner_steps = round(steps * config.planner_steps / config.steps) if agent != "controller_only" else 0
     return TrainConfig(
         corpus=corpus(config),
         out=config.out / agent,
         agent=agent,
         preset=config.preset,
-        mix=Mix(tasks=tasks, weights=tuple(config.patrol_weight if task == "patrol" else rest for task in tasks)),
+        mix=Mix(tasks=tasks, weights=tuple(config.patrol_weight if task == "patrol" else rest * SUITE[task] for task in tasks)),
         learner=LearnerConfig(
             steps=steps,
             planner_steps=planner_steps,
@@ -155,19 +169,50 @@ def training(config: DemoConfig, agent: train.AgentName, steps: int) -> TrainCon
 def matched_steps(config: DemoConfig) -> int:
     """Returns the steps that give the single-rate agent the wall time of the two-rate one, decided once and kept.
 
-    Both are counted without compilation: steps at the median pace of each phase.
+    Both are counted without compilation, at the median pace of each phase, measured while the two run side by side as they will.
     """
     path = config.out / "single_rate_steps.json"
     if path.exists():
         return json.loads(path.read_text())["steps"]
-    two_rate = training(config, "two_rate", config.steps)
-    budget_s = train.steady_s(two_rate)
-    probe = training(config, "single_rate", config.steps)
-    warm_up_s, joint_s = train.pace_s(probe)
-    share = probe.learner.planner_steps / probe.learner.steps
-    steps = max(2, round(budget_s / (share * warm_up_s + (1 - share) * joint_s)))
-    path.write_text(json.dumps({"steps": steps, "budget_s": budget_s, "warm_up_step_s": warm_up_s, "step_s": joint_s}))
+    probes = {agent: training(config, agent, config.steps) for agent in ("two_rate", "single_rate")}
+    found = {agent: config.out / f"pace_{agent}.json" for agent in probes}
+    side_by_side({agent: (measure_pace, (probes[agent], found[agent])) for agent in probes}, config.out)
+    warm_up, joint = ([json.loads(found[agent].read_text())[phase] for agent in probes] for phase in ("warm_up_s", "joint_s"))
+    learner = probes["two_rate"].learner
+    budget_s = learner.planner_steps * warm_up[0] + (learner.steps - learner.planner_steps) * joint[0]
+    share = learner.planner_steps / learner.steps
+    steps = max(2, round(budget_s / (share * warm_up[1] + (1 - share) * joint[1])))
+    path.write_text(json.dumps({"steps": steps, "budget_s": budget_s, "warm_up_step_s": warm_up[1], "step_s": joint[1]}))
     return steps
+
+
+def measure_pace(config: TrainConfig, path: Path) -> None:
+    """Writes the seconds of a step in each phase of a training."""
+    cache_compilations(COMPILED)
+    warm_up_s, joint_s = train.pace_s(config)
+    path.write_text(json.dumps({"warm_up_s": warm_up_s, "joint_s": joint_s}))
+
+
+def train_alone(config: TrainConfig) -> None:
+    """Trains, in a process of its own."""
+    cache_compilations(COMPILED)
+    train_run(config)
+
+
+def train_side_by_side(config: DemoConfig) -> None:
+    """Trains the two agents that are compared, each on half of the cores, so that neither has more of the machine."""
+    steps = {"two_rate": config.steps, "single_rate": matched_steps(config)}
+    wanted = {agent: training(config, agent, count) for agent, count in steps.items()}
+    with Progress(*BAR) as bar:
+        bars = {agent: bar.add_task(f"training {agent}", total=steps[agent], note="") for agent in steps}
+
+        def watch() -> None:
+            for agent, each in wanted.items():
+                if lines := read_metrics(each.out):
+                    note = f"loss {lines[-1]['loss']:.3f}" if "loss" in lines[-1] else ""
+                    bar.update(bars[agent], completed=lines[-1]["step"] + 1, note=note)
+
+        side_by_side({agent: (train_alone, (each,)) for agent, each in wanted.items()}, config.out, watch)
 
 
 def evaluate(config: DemoConfig) -> None:
@@ -262,8 +307,7 @@ def processor() -> str:
 def stages_of(config: DemoConfig, stages: Stages) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yields the demo's stages in order."""
     yield "record experts", lambda: record_experts(config)
-    yield "train two_rate", lambda: train_run(training(config, "two_rate", config.steps))
-    yield "train single_rate", lambda: train_run(training(config, "single_rate", matched_steps(config)))
+    yield "train two_rate and single_rate", lambda: train_side_by_side(config)
     few = max(2, round(config.steps * config.controller_share))
     yield "train controller_only", lambda: train_run(training(config, "controller_only", few))
     yield "close loops", lambda: evaluate(config)
@@ -272,17 +316,16 @@ def stages_of(config: DemoConfig, stages: Stages) -> Iterator[tuple[str, Callabl
 
 MINUTES = {
     "record experts": 1.0,
-    "train two_rate": 9.0,
-    "train single_rate": 9.5,
-    "train controller_only": 1.0,
-    "close loops": 6.0,
-    "film and report": 0.5,
+    "train two_rate and single_rate": 15.5,
+    "train controller_only": 1.5,
+    "close loops": 8.5,
+    "film and report": 0.2,
 }
 
 
 def demo(config: DemoConfig) -> Path:
     """Returns the report's path, after running whatever is not finished."""
-    cache_compilations(Path("runs/.jax_cache"))
+    cache_compilations(COMPILED)
     stages = Stages(config.out, MINUTES)
     for name, work in stages_of(config, stages):
         stages.run(name, work)

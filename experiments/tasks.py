@@ -1,6 +1,7 @@
 """The tasks by name: a world, its expert, and the layout that turns its ticks into tokens, put together here alone."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import dm_env
@@ -73,6 +74,12 @@ def number(name: str, size: int, bound: float, mu: float = 5.0, **how) -> Field:
     return Field(name, Continuous(mu, bound), size, **how)
 
 
+def angle(name: str, size: int) -> Field:
+    """Returns a field of joint angles, a turn to either side; next to linear, so that the embedding's waves over its bins are the
+    angle's own sine and cosine."""
+    return Field(name, Continuous(0.01, math.tau), size)
+
+
 TRACK = Bounded((-1.2,) * 4, (1.2,) * 4)
 SUB_GOAL = (Field("target", Discrete(4)), Field("sub_goal", Bounded((-1.2,), (1.2,), bins=64)))
 HISTORY = {"frames": 4, "stride": 8}
@@ -116,16 +123,20 @@ def body(name: str, motors: int, *fields: Field) -> Layout:
 SUITE = {
     "cartpole_balance": body("cartpole_balance", 1, *cart()),
     "pendulum_swingup": body("pendulum_swingup", 1, number("orientation", 2, 1.0), number("velocity", 1, 12.0)),
-    "reacher_easy": body("reacher_easy", 2, number("position", 2, 4.0), number("to_target", 2, 0.5), number("velocity", 2, 20.0)),
+    "reacher_easy": body("reacher_easy", 2, angle("position", 2), number("to_target", 2, 0.5), number("velocity", 2, 20.0)),
     "point_mass_easy": body("point_mass_easy", 2, number("position", 2, 0.5), number("velocity", 2, 2.0)),
 }
+
+
+# Most of an episode is rest at the goal; what follows a burst shows the way there. A regulator has no way back from far off.
+BURSTS = {"cartpole_balance": 0.0, "pendulum_swingup": 0.01, "reacher_easy": 0.03, "point_mass_easy": 0.01}
 
 
 def suite_task(name: str) -> Task:
     """Returns a task of the DeepMind Control Suite, 1000 ticks an episode as there."""
 
     def expert(noisy: bool) -> Expert:
-        return suite_experts.SuiteExpert(Noise() if noisy else None)
+        return suite_experts.SuiteExpert(Noise(bursts=BURSTS[name]) if noisy else None)
 
     return Task(lambda: suite.make(name), expert, SUITE[name], suite.SUITE_TICKS)
 

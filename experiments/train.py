@@ -41,7 +41,7 @@ from hierarchy.model.flops import parameters
 from hierarchy.model.network import Network, build
 from hierarchy.training.checkpoint import CheckpointError, write_facts
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
-from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, read_metrics, train
+from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
 
 AgentName = Literal["two_rate", "single_rate", "controller_only", "chunked", "late_action"]
 TOKENIZER = "tokenizer.model"
@@ -252,15 +252,6 @@ def train_run(config: TrainConfig) -> TrainState:
         return Loader(run.mixture, config.learner.seed, step, threads=config.mix.loader_threads)
 
     return train(run.network, config.learner, config.trainer, loader, run.held_out, config.out, f"training {config.agent}")
-
-
-def steady_s(config: TrainConfig) -> float:
-    """Returns the seconds that a finished run's steps take at the median pace of each phase, compilation left out."""
-    lines = [line for line in read_metrics(config.out) if line["group"] == "train"]
-    phases = [line["steps_per_s"] for line in lines if line["step"] < config.learner.planner_steps]
-    joint = [line["steps_per_s"] for line in lines if line["step"] >= config.learner.planner_steps]
-    few, rest = config.learner.planner_steps, config.learner.steps - config.learner.planner_steps
-    return (few / float(np.median(phases)) if few else 0.0) + (rest / float(np.median(joint)) if rest else 0.0)
 
 
 def pace_s(config: TrainConfig, steps: int = 12) -> tuple[float, float]:

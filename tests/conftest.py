@@ -4,8 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+# Compiling is most of the suite's time, and its models are tiny: programs that are compiled fast beat programs that run fast.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
 import jax
 import pytest
+from filelock import FileLock
 
 CACHE = Path(__file__).parent.parent / "runs" / ".jax_cache"
 
@@ -21,12 +25,18 @@ os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 def debug_run(tmp_path_factory) -> Path:
     """A folder laid out as the demo's: corpus/patrol, two_rate and rows.jsonl, made by the commands at the `debug` size.
 
-    Not to be written to; see `own_run`.
+    Made once, whichever of the processes that share the tests needs it first. Not to be written to; see `own_run`.
     """
     from tests.experiments.debug_run import make
 
-    folder = tmp_path_factory.mktemp("debug")
-    make(folder)
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
+    folder, made = shared / "debug", shared / "debug.made"
+    with FileLock(shared / "debug.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            made.touch()
     return folder
 
 

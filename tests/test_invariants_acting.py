@@ -7,13 +7,16 @@ import jax
 import numpy as np
 import pytest
 
+from hierarchy.batch import Batch
 from hierarchy.control.agent import Agent, compile_acting
 from hierarchy.corpus.codecs import decode, encode
 from hierarchy.corpus.packing import pack
 from hierarchy.corpus.segment import encode_episode
+from hierarchy.episode import Episode
 from hierarchy.layout import CONTINUOUS_START, Bounded, Continuous, Discrete, Field, Layout, Schema
+from hierarchy.model import stepwise
 from hierarchy.model.network import build
-from hierarchy.timeline import periodic, recorded
+from hierarchy.timeline import Timeline, periodic, recorded
 from hierarchy.training.learner import LearnerConfig, initial_state, make_step
 from hierarchy.training.losses import LossWeights
 from tests.hierarchy.corpus.corpus_toys import Letters
@@ -67,6 +70,15 @@ def test_what_the_planner_follows_it_reads_once_a_tick_and_only_at_its_updates(t
     assert len(update.calls) == state.updates == len(updates)
 
 
+def test_a_planner_run_at_every_tick_is_seen():
+    """A clock that plans at each tick and shows every fourth plan acts alike; only the count betrays it."""
+    made, update, _ = spied(toy("pooled"))
+    wanted = periodic(64, 4)
+    every = recorded(np.arange(64), np.where(np.arange(64) % 4 == 0, np.arange(64), 10_000))
+    live(agent_of(made, every), world(made))
+    assert len(update.calls) > len(wanted.observed)
+
+
 def test_a_tick_needs_no_weight_of_the_planners():
     made, _, tick = spied(toy("pooled"))
     agent = agent_of(made, TIMELINES[1])
@@ -94,6 +106,15 @@ def test_one_compiled_program_for_every_timeline_and_episode(kind):
         live(agent_of(made, timeline), world(made, 10 * number))
     used = ("update", "tick", "no_plan") + (("follow", "look") if kind == "pictures" else ())
     assert {name: getattr(made.acting, name)._cache_size() for name in used} == dict.fromkeys(used, 1)
+
+
+def test_a_second_program_is_seen():
+    """What the count of programs is for: another batch size compiles again."""
+    made = toy("film")
+    agent = agent_of(made, TIMELINES[1])
+    before = made.acting.tick._cache_size()
+    agent.step(agent.begin([0]), {name: each[:1] for name, each in observations(world(made), 0).items()})
+    assert made.acting.tick._cache_size() == before + 1
 
 
 def test_one_compiled_step_for_every_batch():
@@ -130,28 +151,44 @@ def few_network():
     return build(ALONE, few())
 
 
-@pytest.mark.parametrize("name", ["five", "bounded"])
-def test_ten_thousand_samples_are_legal(name):
+def sampled(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """More than ten thousand ids and actions [N, 2] of random weights."""
     schema, batch, ticks = few(), 320, 32
     network = few_network()
     acting = compile_acting(network, schema, name, "sample")
     agent = Agent(acting, network.init(jax.random.key(3)), recorded([], []), horizon=ticks)
     state, rng = agent.begin(range(batch)), np.random.default_rng(0)
-    codec = schema[name].action.codec
     ids, actions = [], []
     for _ in range(ticks):
         action, state = agent.step(state, {"state": rng.normal(size=(batch, 2)) * 10})
         ids.append(np.asarray(state.decoded.ids))
         actions.append(action)
-    ids, actions = np.concatenate(ids), np.concatenate(actions)
-    assert len(ids) > 10_000
+    return np.concatenate(ids), np.concatenate(actions)
+
+
+def legal(name: str, ids: np.ndarray, actions: np.ndarray) -> bool:
+    """Whether every id is one of the action's own and every action inside its spec."""
+    codec = few()[name].action.codec
     first, count = (0, 5) if name == "five" else (CONTINUOUS_START, 40)
-    assert np.array_equal(np.unique(ids), np.arange(first, first + count))
+    low, high = (0, 4) if name == "five" else (np.array(codec.low), np.array(codec.high))
+    return bool(((ids >= first) & (ids < first + count)).all() and ((actions >= low) & (actions <= high)).all())
+
+
+@pytest.mark.parametrize("name", ["five", "bounded"])
+def test_ten_thousand_samples_are_legal(name):
+    ids, actions = sampled(name)
+    codec = few()[name].action.codec
+    assert len(ids) > 10_000
+    assert legal(name, ids, actions)
+    assert len(np.unique(ids)) == (5 if name == "five" else 40)
     np.testing.assert_array_equal(encode(codec, actions), ids)
     np.testing.assert_allclose(decode(codec, ids), actions, atol=1e-6)
-    low, high = (0, 4) if name == "five" else (np.array(codec.low), np.array(codec.high))
-    assert (actions >= low).all()
-    assert (actions <= high).all()
+
+
+@pytest.mark.parametrize("name", ["five", "bounded"])
+def test_a_head_without_restriction_is_seen(name, monkeypatch):
+    monkeypatch.setattr(stepwise, "MASKED", 0.0)
+    assert not legal(name, *sampled(name))
 
 
 def test_the_mean_is_an_action_inside_its_spec():
@@ -176,34 +213,83 @@ def counted(made: Toy, reader: str, value: np.ndarray, field: np.ndarray) -> np.
     return np.where(mine.any(axis=-1), np.where(mine, value, -1).max(axis=-1), -1)
 
 
+def agrees(said: np.ndarray, tick: np.ndarray | int) -> bool:
+    """Whether every row has a counter, and every counter says its token's tick."""
+    return bool((said >= 0).any(axis=-1).all() and np.where(said >= 0, said == tick, True).all())
+
+
+def acted_in_step(made: Toy, timeline: Timeline, episodes: list) -> bool:
+    """Whether both readers' counters agree with the agent's tick, in every call."""
+    made, update, tick = spied(made)
+    live(agent_of(made, timeline), episodes)
+    calls = [("planner", call) for call in update.calls] + [("controller", call) for call in tick.calls]
+    return all(
+        agrees(counted(made, reader, np.asarray(call[2].value), np.asarray(call[2].field)), call[4]) for reader, call in calls
+    )
+
+
 @pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions"])
 def test_the_tick_counter_agrees_in_the_agent(kind):
-    made, update, tick = spied(toy(kind))
+    made = toy(kind)
+    assert acted_in_step(made, periodic(made.ticks, 4, 2, 1), world(made))
+
+
+def test_an_observation_out_of_step_is_seen():
+    made = toy("pooled")
+    late = [a_tick_back(episode) for episode in world(made)]
+    assert not acted_in_step(made, periodic(made.ticks, 4, 2, 1), late)
+
+
+def a_tick_back(episode: Episode) -> Episode:
+    """The episode with the first observation given twice."""
+    late = {name: np.concatenate([each[:1], each[:-1]]) for name, each in episode.observation.items()}
+    return dataclasses.replace(episode, observation=late)
+
+
+def packed_in_step(made: Toy, batch: Batch) -> bool:
+    """Whether counters and ticks agree in both streams, and each plan observed `age` ticks before its reader's counter."""
+    streams = {"planner": batch.planner, "controller": batch.controller}
+    said = {reader: counted(made, reader, stream.value, stream.field) for reader, stream in streams.items()}
+    seeing = np.argwhere((said["controller"] >= 0) & (batch.plan >= 0))
+    slots = [(b, n, batch.plan_slot[b, batch.plan[b, n]]) for b, n in seeing]
+    return (
+        all(agrees(said[reader], stream.tick) for reader, stream in streams.items())
+        and all(batch.planner.tick[b, slot] == said["controller"][b, n] - batch.age[b, n] for b, n, slot in slots)
+        and all(batch.planner.segment[b, slot] == batch.controller.segment[b, n] for b, n, slot in slots)
+    )
+
+
+def in_batch(made: Toy) -> Batch:
     timeline = periodic(made.ticks, 4, 2, 1)
-    live(agent_of(made, timeline), world(made))
-    for reader, spy, position in (("planner", update, 4), ("controller", tick, 4)):
-        for call in spy.calls:
-            said = counted(made, reader, np.asarray(call[2].value), np.asarray(call[2].field))
-            assert (said == call[position]).sum(axis=1).tolist() == [1, 1, 1]
-            assert set(np.unique(said)) <= {-1, int(call[position])}
+    return packed(made, segments(made, world(made), timeline, windows(made.ticks)))
 
 
 @pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions", "pictures"])
 def test_the_tick_counter_agrees_in_the_batch(kind):
     made = toy(kind)
-    timeline = periodic(made.ticks, 4, 2, 1)
-    parts = segments(made, world(made), timeline, windows(made.ticks))
-    batch = packed(made, parts)
-    for reader, stream in (("planner", batch.planner), ("controller", batch.controller)):
-        said = counted(made, reader, stream.value, stream.field)
-        assert (said >= 0).any(axis=1).all()
-        np.testing.assert_array_equal(said[said >= 0], stream.tick[said >= 0])
-    # And the plan that a token sees observed `age` ticks before what its own counter says.
-    said = counted(made, "controller", batch.controller.value, batch.controller.field)
-    for b, n in np.argwhere((said >= 0) & (batch.plan >= 0)):
-        slot = batch.plan_slot[b, batch.plan[b, n]]
-        assert batch.planner.tick[b, slot] == said[b, n] - batch.age[b, n]
-        assert batch.planner.segment[b, slot] == batch.controller.segment[b, n]
+    assert packed_in_step(made, in_batch(made))
+
+
+def planner_a_tick_later(batch: Batch) -> Batch:
+    return batch._replace(planner=batch.planner._replace(tick=batch.planner.tick + 1))
+
+
+def controller_a_tick_later(batch: Batch) -> Batch:
+    return batch._replace(controller=batch.controller._replace(tick=batch.controller.tick + 1))
+
+
+def a_plan_too_new(batch: Batch) -> Batch:
+    return batch._replace(plan=np.where(batch.plan >= 0, np.minimum(batch.plan + 1, batch.plan.max()), -1))
+
+
+def a_plan_too_old_by_its_age(batch: Batch) -> Batch:
+    return batch._replace(age=np.where(batch.age >= 0, batch.age + 1, -1))
+
+
+@pytest.mark.parametrize("mutant", [planner_a_tick_later, controller_a_tick_later, a_plan_too_new, a_plan_too_old_by_its_age])
+def test_a_batch_out_of_step_is_seen(mutant):
+    made = toy("pooled")
+    assert not packed_in_step(made, mutant(in_batch(made)))
 
 
 def test_after_a_roll_over_the_caches_hold_the_newest_ticks():

@@ -50,14 +50,11 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState | No
     if step is None:
         return None
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    wanted = {"state": ocp.args.StandardRestore(shapes)}
-    # Runs begun before digests were written go on without.
-    if (manager.directory / str(step) / DIGEST).exists():
-        wanted[DIGEST] = ocp.args.JsonRestore()
+    wanted = ocp.args.Composite(state=ocp.args.StandardRestore(shapes), digest=ocp.args.JsonRestore())
     try:
-        restored = manager.restore(step, args=ocp.args.Composite(**wanted))
+        restored = manager.restore(step, args=wanted)
         # Orbax notices a flipped byte in its own tables and not in the arrays.
-        if DIGEST in wanted and restored.digest != {"sha256": sha256(restored.state)}:
+        if restored.digest != {"sha256": sha256(restored.state)}:
             raise ValueError("the arrays are not those that were saved")
     except Exception as error:  # orbax has no one error for what is damaged or of another shape
         raise CheckpointError(
