@@ -17,8 +17,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.evaluate import Cell, Trained, describe_row, load, measure, time_ticks
-from experiments.rows import append, by_key
+from experiments.evaluate import Cell, Trained, describe_row, load, measure, time_ticks, trained_on, variant_in_rows
+from experiments.rows import KEY, append, by_key
 from experiments.rows import load as load_rows
 from experiments.train import cache_compilations
 from hierarchy.training.checkpoint import CheckpointError
@@ -28,9 +28,9 @@ CONTROLS = ("zeroed", "frozen", "shuffled", "stale", "random")
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """run: folder of a training run. rows: file of rows. ratios, latencies: every pair of them is a cell. controls: at
-    `control_ratio` and latency 0, what is done to the plan. held, late: ticks for which actions are held, or come late, with
-    these weights at (1, 0)."""
+    """run: folder of a training run. rows: file of rows. ratios, latencies: every pair of them is a cell; of an agent that looks
+    ahead, those ratios that are its chunks and latencies that are its delays. controls: at `control_ratio` and latency 0, what
+    is done to the plan. held, late: ticks for which actions are held, or come late, with these weights at (1, 0)."""
 
     run: Path
     rows: Path
@@ -44,9 +44,13 @@ class CompareConfig:
     late: tuple[int, ...] = ()
 
 
-def cells_of(config: CompareConfig, plans: bool) -> list[Cell]:
-    """Returns the cells of a comparison; for a model without plans the one that it has, at every tick."""
-    if plans:
+def cells_of(config: CompareConfig, trained: Trained) -> list[Cell]:
+    """Returns the cells of a comparison; for a model without plans those that it was trained for."""
+    if trained.name == "chunked":
+        return [Cell(ratio, 0) for ratio in config.ratios if ratio in trained.lookahead]
+    if trained.name == "late_action":
+        return [Cell(1, latency) for latency in config.latencies if latency in trained.lookahead]
+    if trained.network.config.planner is not None:
         cells = [Cell(ratio, latency) for latency in config.latencies for ratio in config.ratios]
         cells += [Cell(config.control_ratio, 0, control=control) for control in config.controls]
     else:
@@ -58,9 +62,9 @@ def cells_of(config: CompareConfig, plans: bool) -> list[Cell]:
 def tick_times(config: CompareConfig, trained: Trained) -> dict[int, tuple[float, float]]:
     """Returns ratio to milliseconds (p50, p99) of a tick at batch 1, for the ratios of the comparison; measured once and kept
     beside the rows, so that rows of an interrupted comparison share them."""
-    path = config.rows.with_name(f"tick_ms_{trained.name}_{config.task}.json")
+    path = config.rows.with_name(f"tick_ms_{'_'.join(filter(None, (trained.name, trained.variant, config.task)))}.json")
     known = {int(ratio): tuple(ms) for ratio, ms in json.loads(path.read_text()).items()} if path.exists() else {}
-    cells = cells_of(config, trained.network.config.planner is not None)
+    cells = cells_of(config, trained)
     wanted = sorted({1 if cell.agent else cell.ratio for cell in cells} - known.keys())
     if wanted:
         known |= {ratio: time_ticks(trained, config.task, ratio) for ratio in wanted}
@@ -71,7 +75,7 @@ def tick_times(config: CompareConfig, trained: Trained) -> dict[int, tuple[float
 
 def compare(config: CompareConfig, trained: Trained, tick_ms: Mapping[int, tuple[float, float]]) -> None:
     """Appends the rows of all cells that are not there yet. tick_ms: by ratio, see `tick_times`; a row without one has none."""
-    cells = cells_of(config, trained.network.config.planner is not None)
+    cells = cells_of(config, trained)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"{trained.name} on {config.task}", total=len(cells))
@@ -86,14 +90,16 @@ def compare(config: CompareConfig, trained: Trained, tick_ms: Mapping[int, tuple
 
 def is_of(key: Sequence, trained: Trained, task: str, cell: Cell) -> bool:
     """Returns whether a row's key is this cell's, of this run."""
-    named = dict(zip(("task", "agent", "variant", "control", "trained_at", "ratio", "latency", "train_seed"), key, strict=True))
+    named = dict(zip(KEY, key, strict=True))
     same = named["task"] == task and named["train_seed"] == trained.facts["learner"]["seed"] and named["control"] == cell.control
+    same = same and named["trained_at"] == trained_on(trained, trained.facts["mix"], cell)[0]
     if cell.agent:
-        own = named["agent"] == cell.agent and named["variant"] == trained.name
+        own = named["agent"] == cell.agent and named["variant"] == variant_in_rows(trained, cell)
         return same and own and named["ratio"] == cell.ratio and named["latency"] == cell.latency
-    if trained.network.config.planner is None:
-        return same and named["agent"] == trained.name
-    return same and named["agent"] == trained.name and named["ratio"] == cell.ratio and named["latency"] == cell.latency
+    same = same and named["agent"] == trained.name and named["variant"] == trained.variant
+    if trained.network.config.planner is None and not trained.lookahead:
+        return same
+    return same and named["ratio"] == cell.ratio and named["latency"] == cell.latency
 
 
 def main() -> int:

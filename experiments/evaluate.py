@@ -24,12 +24,12 @@ from envs.suite_experts import RandomExpert
 from experiments.interventions import Control, HeldAction, LateAction, intervention
 from experiments.rows import Row, append
 from experiments.statistics import mean_interval, normalise
-from experiments.tasks import find, schema_of
-from experiments.train import TOKENIZER, cache_compilations
+from experiments.tasks import find, layouts_of, schema_of
+from experiments.train import TOKENIZER, cache_compilations, lookahead
 from hierarchy.control.agent import Acting, Agent, compile_acting
 from hierarchy.corpus.text import Tokenizer
-from hierarchy.layout import Schema, describe
-from hierarchy.model.config import ModelConfig
+from hierarchy.layout import Layout, Schema, describe
+from hierarchy.model.config import PRESETS, ModelConfig
 from hierarchy.model.flops import flops_per_tick, parameters
 from hierarchy.model.network import Network, build
 from hierarchy.model.stepwise import Decoding
@@ -44,9 +44,15 @@ FIRST_SEED = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A run's newest weights, ready to act. Functions are compiled once a task and decoding."""
+    """A run's newest weights, ready to act. Functions are compiled once a layout and decoding.
+
+    name: the agent's in rows. variant: how it differs from the plain agent of that name, empty if it does not. lookahead: ticks
+    of its chunks or delays, for an agent that has them.
+    """
 
     name: str
+    variant: str
+    lookahead: tuple[int, ...]
     network: Network
     schema: Schema
     tokenizer: Tokenizer | None
@@ -54,16 +60,24 @@ class Trained:
     facts: dict
 
     @functools.lru_cache(64)  # noqa: B019 (a run lives as long as its process)
-    def acting(self, task: str, decoding: Decoding) -> Acting:
-        """Returns the compiled acting functions of one task."""
-        return compile_acting(self.network, self.schema, task, decoding)
+    def acting(self, layout: str, decoding: Decoding) -> Acting:
+        """Returns the compiled acting functions of one layout."""
+        return compile_acting(self.network, self.schema, layout, decoding)
 
-    def agent(self, task: str, timeline: Timeline, horizon: int, decoding: Decoding = "mean", control: Control = "none") -> Agent:
-        """Returns an agent on a timeline."""
-        changed = intervention(control)
-        return Agent(
-            self.acting(task, decoding), self.params, timeline, horizon=horizon, tokenizer=self.tokenizer, intervention=changed
-        )
+    def layout(self, task: str, cell: "Cell") -> Layout:
+        """Returns the layout of a task that a cell needs. Raises ValueError for ticks ahead that were not trained."""
+        if not self.lookahead:
+            return self.schema[task]
+        layouts = layouts_of(task, self.facts["agent"], self.lookahead)
+        ticks = cell.ratio if self.name == "chunked" else cell.latency
+        if ticks not in layouts:
+            raise ValueError(f"{self.name} was trained {', '.join(map(str, layouts))} ticks ahead, and not {ticks}")
+        return layouts[ticks]
+
+    def agent(self, name: str, timeline: Timeline, horizon: int, decoding: Decoding = "mean", control: Control = "none") -> Agent:
+        """Returns an agent on a timeline. name: of the layout; it is the task's but for agents that look ahead."""
+        acting, changed = self.acting(name, decoding), intervention(control)
+        return Agent(acting, self.params, timeline, horizon=horizon, tokenizer=self.tokenizer, intervention=changed)
 
     def __hash__(self) -> int:
         return id(self)
@@ -80,7 +94,8 @@ def load(folder: Path) -> Trained:
     tokenizer = Tokenizer.load(corpus / TOKENIZER) if facts["tokenizer"] else None
     if tokenizer is not None and tokenizer.hash != facts["tokenizer"]:
         raise CheckpointError(f"{folder} was trained with another tokenizer than {corpus / TOKENIZER}: train it again")
-    schema = schema_of(tuple(facts["tasks"]), tokenizer.pieces if tokenizer else 0, facts["agent"])
+    ticks = lookahead(facts["agent"], facts["mix"])
+    schema = schema_of(tuple(facts["tasks"]), tokenizer.pieces if tokenizer else 0, facts["agent"], ticks)
     if difference := first_difference(facts["schema"], describe(schema)):
         raise CheckpointError(f"{folder} is a checkpoint of another layout: {difference}; train it again, or use its own code")
     network = build(config_from(facts["model"]), schema)
@@ -88,7 +103,21 @@ def load(folder: Path) -> Trained:
     state = restore(manager, jax.eval_shape(lambda: initial_state(network, LearnerConfig())))
     if state is None:
         raise CheckpointError(f"{folder} has no checkpoint yet: train it first")
-    return Trained(facts["agent"], network, schema, tokenizer, state.params, facts)
+    planner = facts["learner"].get("planner", "joint")
+    name = facts["agent"] if planner == "joint" else planner
+    return Trained(name, variant_of(facts), ticks, network, schema, tokenizer, state.params, facts)
+
+
+def variant_of(facts: dict) -> str:
+    """Returns how a run differs from the plain one of its agent, in words joined by +; empty for the plain one."""
+    preset, model, mix = PRESETS[facts["preset"]], facts["model"], facts["mix"]
+    differs = {
+        model["plan_read"]: model["planner"] is not None and model["plan_read"] != preset.plan_read,
+        "quantised": model["planner"] is not None and bool(model.get("plan_levels")),
+        "fixed": model["planner"] is not None and len({*mix["ratios"]}) == len({*mix["latencies"]}) == 1,
+        "no_sub_goal": not facts["learner"]["weights"]["sub_goal"],
+    }
+    return "+".join(name for name, there in differs.items() if there)
 
 
 def config_from(facts: dict) -> ModelConfig:
@@ -122,6 +151,10 @@ def seeds_of(count: int) -> tuple[int, ...]:
 def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
     horizon = find(task).ticks
+    if trained.lookahead:
+        layout, every = trained.layout(task, cell), periodic(horizon, cell.ratio)
+        own = trained.agent(layout.name, every, horizon, cell.decoding)
+        return LateAction(own, layout.late) if layout.late else own
     if agent == "held_action":
         return HeldAction(trained.agent(task, periodic(horizon, 1), horizon, cell.decoding), cell.ratio)
     if agent == "late_action":
@@ -147,6 +180,8 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
     agent, seeds = cell.agent or trained.name, seeds_of(episodes)
     if cell.control != "none" and trained.network.config.planner is None:
         raise ValueError(f"control {cell.control!r} is done to plans, and {trained.name} has none")
+    if cell.agent and trained.lookahead:
+        raise ValueError(f"{cell.agent} is made of an agent that decides tick by tick, and {trained.name} looks ahead")
     totals = returns(run(environments(task, episodes), policy_of(trained, agent, task, cell), seeds))
     random, expert = scale(task, seeds)
     scores = normalise(totals, random.mean(), expert.mean())
@@ -156,7 +191,7 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
     return Row(
         task=task,
         agent=agent,
-        variant=trained.name if cell.agent else "",
+        variant=variant_in_rows(trained, cell),
         control=cell.control,
         trained_at=trained_at,
         episodes=episodes,
@@ -164,7 +199,7 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
         normalised_return=interval.mean,
         ci_low=interval.low,
         ci_high=interval.high,
-        flops_per_tick=flops_per_tick(trained.network.config, trained.schema, trained.schema[task], ratio),
+        flops_per_tick=flops_per_tick(trained.network.config, trained.schema, trained.layout(task, cell), ratio),
         tick_ms_p50=tick_ms and tick_ms[0],
         tick_ms_p99=tick_ms and tick_ms[1],
         params=parameters(trained.network),
@@ -175,11 +210,20 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
     )
 
 
+def variant_in_rows(trained: Trained, cell: Cell) -> str:
+    """Returns the row's `variant`: the run's own; or, of an agent made from it, which weights it runs."""
+    return "+".join(filter(None, (trained.name, trained.variant))) if cell.agent else trained.variant
+
+
 def trained_on(trained: Trained, mix: dict, cell: Cell) -> tuple[str, bool]:
     """Returns the row's `trained_at`, and whether the cell's ratio and latency were drawn in training."""
-    if trained.network.config.planner is None:
+    if trained.lookahead:
+        ratios, latencies = (trained.lookahead, (0,)) if trained.name == "chunked" else ((1,), trained.lookahead)
+    elif trained.network.config.planner is None:
         return "none", cell.agent is None
-    ratios, latencies = sorted(set(mix["ratios"])), sorted(set(mix["latencies"]))
+    else:
+        ratios, latencies = mix["ratios"], mix["latencies"]
+    ratios, latencies = sorted(set(ratios)), sorted(set(latencies))
     name = f"k{ratios[0]}d{latencies[0]}" if len(ratios) == len(latencies) == 1 else "random"
     return name, cell.agent is None and cell.ratio in ratios and cell.latency in latencies
 
@@ -188,9 +232,10 @@ def rates(trained: Trained, task: str, cell: Cell) -> dict:
     """Returns a row's ratio, latency and its three rates: slow Hz, fast Hz, and how old what an action rests on is, in ticks."""
     fast, ticks = 1 / environments(task, 1)[0].tick_s, find(task).ticks
     plans = trained.network.config.planner is not None
-    if cell.agent == "held_action":
+    seldom, late = cell.agent == "held_action" or trained.name == "chunked", "late_action" in (cell.agent, trained.name)
+    if seldom:
         own = {"ratio": cell.ratio, "latency": 0, "observation_to_action_ticks": (cell.ratio - 1) / 2}
-    elif cell.agent == "late_action":
+    elif late:
         own = {"ratio": 1, "latency": cell.latency, "observation_to_action_ticks": float(cell.latency)}
     elif plans:
         ages = age(periodic(ticks, cell.ratio, cell.latency), np.arange(ticks))
@@ -199,13 +244,14 @@ def rates(trained: Trained, task: str, cell: Cell) -> dict:
     else:
         reads_all = trained.name == "single_rate"
         own = {"ratio": 1 if reads_all else None, "latency": 0 if reads_all else None, "observation_to_action_ticks": 0.0}
-    decided = fast / cell.ratio if cell.agent == "held_action" else fast
+    decided = fast / cell.ratio if seldom else fast
     return own | {"fast_hz": decided, "slow_hz": decided / (1 if cell.agent else cell.ratio) if plans else None}
 
 
 def time_ticks(trained: Trained, task: str, ratio: int, ticks: int = 256) -> tuple[float, float]:
     """Returns milliseconds (p50, p99) of the agent's step in a closed loop with one environment, the planner's updates inside."""
-    agent = trained.agent(task, periodic(ticks, ratio), ticks)
+    late = trained.lookahead[0] if trained.name == "late_action" else 0
+    agent = policy_of(trained, trained.name, task, Cell(ratio, late))
     took: list[float] = []
 
     class Timed:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-AGENTS = ("two_rate", "single_rate", "controller_only", "held_action", "late_action", "chunked", "detached", "scripted")
+AGENTS = ("two_rate", "single_rate", "controller_only", "held_action", "late_action", "chunked", "detached", "frozen", "scripted")
 CONTROLS = ("none", "zeroed", "frozen", "shuffled", "stale", "random")
 TRAINED_AT = re.compile(r"random|none|k[1-9]\d*d\d+")
 KEY = ("task", "agent", "variant", "control", "trained_at", "ratio", "latency", "train_seed")
@@ -22,8 +22,10 @@ Key = tuple[str | int | None, ...]
 class Row:
     """One cell: one agent on one task at one ratio and latency, over the same episode seeds as every other cell of the task.
 
-    variant: "" for the plain agent. `held_action` and `late_action` name the weights that they run ("single_rate", "two_rate");
-        `scripted` names the reference ("expert", "random", "hierarchy", "held", "chunks", "late", "compensated").
+    variant: "" for the plain agent, else how it differs: "no_sub_goal", "fixed" (trained at one ratio and latency), "prefix" or
+        another way of reading plans, "quantised"; several joined by "+". `held_action` and `late_action` made from an agent that
+        was not trained for it name its weights ("single_rate", "two_rate+fixed"); `scripted` names the reference ("expert",
+        "random", "hierarchy", "held", "chunks", "late", "compensated").
     control: what was done to the plan, "none" for nothing.
     trained_at: "random", or like "k1d0" for one ratio and latency; "none" where nothing was trained.
     ratio: ticks from one update to the next; k where actions are held or come in chunks of k, 1 where they are late, None where

@@ -31,7 +31,7 @@ from envs.patrol_camera import PatrolCamera
 from envs.recording import Expert
 from envs.switching_goal import SwitchingGoal
 from hierarchy.episode import Episode
-from hierarchy.layout import Bounded, Continuous, Discrete, Field, Image, Layout, Piece, Schema, Text, single_rate
+from hierarchy.layout import Bounded, Continuous, Discrete, Field, Image, Layout, Piece, Schema, Text, ahead, single_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,14 +303,34 @@ def find(name: str) -> Task | Collection:
     return known[name]
 
 
-def schema_of(names: tuple[str, ...], text_pieces: int, agent: str) -> Schema:
-    """Returns the schema of the tasks for an agent: `two_rate`, `controller_only` (the planner's fields left out) or
-    `single_rate` (the planner's fields read at every tick)."""
-    layouts = [find(name).layout for name in names]
-    if agent == "single_rate":
-        layouts = [single_rate(layout) for layout in layouts]
-    elif agent == "controller_only":
-        layouts = [dataclasses.replace(layout, planner=(), sub_goal=()) for layout in layouts]
-    elif agent != "two_rate":
-        raise ValueError(f"no agent {agent!r} can be trained: there are two_rate, single_rate and controller_only")
-    return Schema(tuple(layouts), text_pieces)
+def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[int, Layout]:
+    """Returns a task's layouts for an agent: one, or one for each of the ticks that the agent looks ahead, by these.
+
+    `two_rate`; `controller_only`, the planner's fields left out; `single_rate`, the planner's fields read at every tick;
+    `chunked`, the same, but a reading decodes the actions of so many ticks; `late_action`, the same, but of so many ticks later.
+
+    Raises:
+        ValueError: there is no such task or agent, or nothing to look ahead to.
+    """
+    layout = find(name).layout
+    match agent:
+        case "two_rate":
+            return {0: layout}
+        case "controller_only":
+            return {0: dataclasses.replace(layout, planner=(), sub_goal=())}
+        case "single_rate":
+            return {0: single_rate(layout)}
+        case "chunked" | "late_action" if not lookahead:
+            raise ValueError(f"{agent} looks ahead: give the ticks")
+        case "chunked":
+            return {ticks: ahead(layout, 0, ticks) for ticks in lookahead}
+        case "late_action":
+            return {ticks: ahead(layout, ticks, 1) for ticks in lookahead}
+    raise ValueError(
+        f"no agent {agent!r} can be trained: there are two_rate, single_rate, controller_only, chunked and late_action"
+    )
+
+
+def schema_of(names: tuple[str, ...], text_pieces: int, agent: str, lookahead: tuple[int, ...] = ()) -> Schema:
+    """Returns the schema of the tasks for an agent, see `layouts_of`."""
+    return Schema(tuple(layout for name in names for layout in layouts_of(name, agent, lookahead).values()), text_pieces)

@@ -4,6 +4,18 @@
 
 A corpus is a folder with one source a task (see experiments.record). Interrupt it whenever you like: the same command goes on
 from the newest checkpoint, bit for bit. The batches' defaults are the demo's; the demo sets steps and weights itself.
+
+Baselines, with what tells them from the two-rate agent:
+
+    --agent single_rate                          one transformer of as many parameters reads everything at every tick
+    --agent controller_only                      no planner, and none of what it reads
+    --agent chunked --mix.chunks 2 4 8           one reading, the actions of the next k ticks, none read in between
+    --agent late_action --mix.delays 1 2 4       from the observation of tick t the action of tick t + d, which it knows
+    --learner.planner detached                   the action's loss does not reach the planner
+    --learner.planner frozen                     the planner stays as its warm-up left it
+    --mix.ratios 1 --mix.latencies 0             one ratio and latency instead of random ones
+    --learner.weights.sub-goal 0 --learner.planner-steps 0        nobody tells the planner what to plan
+    --plan-read prefix, --plan-levels 5 5 5 5    another way to read a plan, or plans of a few values
 """
 
 import dataclasses
@@ -17,21 +29,21 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.tasks import find, schema_of
+from experiments.tasks import find, layouts_of, schema_of
 from hierarchy.batch import Batch
 from hierarchy.corpus import text
 from hierarchy.corpus.mixture import Loader, Mixture, Part
 from hierarchy.corpus.packing import Packing
 from hierarchy.corpus.store import MANIFEST, Source
 from hierarchy.layout import Schema, describe
-from hierarchy.model.config import PRESETS, ModelConfig
+from hierarchy.model.config import PRESETS, ModelConfig, PlanRead
 from hierarchy.model.flops import parameters
 from hierarchy.model.network import Network, build
 from hierarchy.training.checkpoint import CheckpointError, write_facts
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
 from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
 
-AgentName = Literal["two_rate", "single_rate", "controller_only"]
+AgentName = Literal["two_rate", "single_rate", "controller_only", "chunked", "late_action"]
 TOKENIZER = "tokenizer.model"
 HELD_OUT = 0.03
 
@@ -42,7 +54,9 @@ class Mix:
 
     tasks: names of sources in the corpus; empty for all. weights: how often an episode is drawn from each, the first task's
     first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss
-    in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for.
+    in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for. chunks: ticks that
+    the chunked agent decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an
+    episode.
     """
 
     tasks: tuple[str, ...] = ()
@@ -55,18 +69,23 @@ class Mix:
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
     wait_for_first: float = 0.0
+    chunks: tuple[int, ...] = (2, 4, 8, 16)
+    delays: tuple[int, ...] = (1, 2, 4, 8)
     loader_threads: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """agent: which model. preset: its size. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the
-    tokenizer, which is trained on the corpus' own words once."""
+    """agent: which model. preset: its size. plan_read: how the controller reads plans, the preset's way by default. plan_levels:
+    how many values a plan's channels may take, in turn; none for real numbers. corpus: folder of sources. out: folder of the
+    run. text_pieces: most pieces of the tokenizer, which is trained on the corpus' own words once."""
 
     corpus: Path
     out: Path
     agent: AgentName = "two_rate"
     preset: str = "demo"
+    plan_read: PlanRead | None = None
+    plan_levels: tuple[int, ...] = ()
     text_pieces: int = 400
     mix: Mix = Mix()
     learner: LearnerConfig = LearnerConfig()
@@ -97,16 +116,22 @@ def first_held_out(source: Source) -> int:
     return max(1, int(len(source) * (1 - HELD_OUT)))
 
 
-def model_config(agent: AgentName, preset: str, schema: Schema, two_rate_schema: Schema) -> ModelConfig:
-    """Returns the agent's model at a preset: the preset's own, its controller alone, or one transformer of as many parameters."""
-    if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
-    config = PRESETS[preset]
-    if agent == "two_rate":
-        return config
-    if agent == "controller_only":
-        return dataclasses.replace(config, planner=None)
-    return single_rate_config(config, parameters(build(config, two_rate_schema)), schema)
+def model_config(config: TrainConfig, schema: Schema, two_rate_schema: Schema) -> ModelConfig:
+    """Returns the agent's model: the preset's two-rate one, its controller alone, or one transformer of as many parameters."""
+    if config.preset not in PRESETS:
+        raise ValueError(f"no preset {config.preset!r}: there are {', '.join(PRESETS)}")
+    preset = PRESETS[config.preset]
+    model = dataclasses.replace(preset, plan_read=config.plan_read or preset.plan_read, plan_levels=config.plan_levels)
+    if config.agent == "two_rate":
+        return model
+    if config.agent == "controller_only":
+        return dataclasses.replace(model, planner=None)
+    return single_rate_config(model, parameters(build(model, two_rate_schema)), schema)
+
+
+def lookahead(agent: AgentName, mix: dict) -> tuple[int, ...]:
+    """Returns the ticks that an agent looks ahead, from its mix in plain form: of chunks, of delays, or none."""
+    return tuple({"chunked": mix.get("chunks"), "late_action": mix.get("delays")}.get(agent) or ())
 
 
 def single_rate_config(config: ModelConfig, wanted: int, schema: Schema) -> ModelConfig:
@@ -125,7 +150,7 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
     """Returns the packing of a run: the lead-ins and rereads follow from the model's windows."""
     mix, fast = config.mix, model.controller
     common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows, "wait_for_first": mix.wait_for_first}
-    if config.agent == "single_rate":
+    if config.agent not in ("two_rate", "controller_only"):
         return Packing(
             controller_tokens=mix.planner_tokens,
             planner_tokens=1,
@@ -172,21 +197,19 @@ def assemble(config: TrainConfig) -> Run:
     among = sources(config)
     tokenizer = tokenizer_of(config.corpus, among, config.text_pieces)
     pieces = tokenizer.pieces if tokenizer else 0
-    schema = schema_of(tuple(among), pieces, config.agent)
-    network = build(model_config(config.agent, config.preset, schema, schema_of(tuple(among), pieces, "two_rate")), schema)
+    ticks = lookahead(config.agent, dataclasses.asdict(config.mix))
+    schema = schema_of(tuple(among), pieces, config.agent, ticks)
+    network = build(model_config(config, schema, schema_of(tuple(among), pieces, "two_rate")), schema)
     packing = packing_of(config, network.config)
     weights = config.mix.weights or (1.0,) * len(among)
     if len(weights) != len(among):
         raise ValueError(f"{len(weights)} weights for the tasks {', '.join(among)}: give one each, in this order")
-    split = {name: first_held_out(source) for name, source in among.items()}
-    parts = [
-        Part(Stretch(source, 0, split[name]), name, weight, find(name).augment)
-        for (name, source), weight in zip(among.items(), weights, strict=True)
-    ]
-    later = [
-        Part(Stretch(source, min(split[name], len(source) - 1), len(source)), name, weight)
-        for (name, source), weight in zip(among.items(), weights, strict=True)
-    ]
+    parts, later = [], []
+    for (name, source), weight in zip(among.items(), weights, strict=True):
+        split = first_held_out(source)
+        for layout in layouts_of(name, config.agent, ticks).values():
+            parts.append(Part(Stretch(source, 0, split), layout.name, weight, find(name).augment))
+            later.append(Part(Stretch(source, min(split, len(source) - 1), len(source)), layout.name, weight))
     held_out = Mixture(schema, dataclasses.replace(packing, draw_places=False), later, tokenizer)
     batches = [held_out.batch(config.learner.seed + 1_000_003, i)[0] for i in range(4)]
     return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer), batches)
@@ -210,7 +233,7 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
     return {
         "agent": config.agent,
         "preset": config.preset,
-        "tasks": [layout.name for layout in run.schema.layouts],
+        "tasks": list(sources(config)),
         "corpus": str(config.corpus),
         "schema": describe(run.schema),
         "tokenizer": run.tokenizer.hash if run.tokenizer else None,

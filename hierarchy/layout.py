@@ -155,6 +155,9 @@ class Layout:
     action: the target of every tick, in the action's own codec; decoded element by element.
     sub_goal: privileged fields, each one scalar, that the planner learns to predict at its updates; given as one field, several
         or None. Names (discrete) are learnt fast, numbers (bounded) say precisely what to put into a plan.
+    late, chunk: a reading at tick t decodes the actions of ticks t + late to t + late + chunk - 1, one tick after another in the
+        `action` field, which is as large as all of them. A chunk longer than 1 is for a controller that reads at a timeline's
+        updates and acts without looking in between.
     pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
         with the separator as a token of its own.
     """
@@ -165,6 +168,8 @@ class Layout:
     action: Field
     sub_goal: tuple[Field, ...] | Field | None = ()
     pooled: bool = True
+    late: int = 0
+    chunk: int = 1
 
     def __post_init__(self) -> None:
         goals = self.sub_goal or ()
@@ -189,6 +194,12 @@ class Layout:
             raise ValueError(f"layout {self.name!r}: the controller reads everything at every tick; every_tick is the planner's")
         if self.planner and images(self.controller):
             raise ValueError(f"layout {self.name!r}: images are the planner's, where there is one")
+        if self.late < 0 or self.chunk < 1 or self.action.size % self.chunk:
+            raise ValueError(
+                f"layout {self.name!r}: {self.action.size} action elements are not those of {self.chunk} ticks, {self.late} late"
+            )
+        if self.chunk > 1 and self.planner:
+            raise ValueError(f"layout {self.name!r}: a planner's controller reads every tick, and decodes one tick's action")
 
 
 def _rank(field: Field) -> int:
@@ -252,6 +263,25 @@ def single_rate(layout: Layout) -> Layout:
     for field in layout.planner:
         by_name[field.name] = dataclasses.replace(field, every_tick=False)
     return dataclasses.replace(layout, planner=(), controller=tuple(by_name.values()))
+
+
+def ahead(layout: Layout, late: int, chunk: int) -> Layout:
+    """Returns the single-rate layout that decodes the actions of `chunk` ticks, `late` ticks ahead, from one reading."""
+    action, codec = layout.action, layout.action.codec
+    if isinstance(codec, Bounded):
+        codec = dataclasses.replace(codec, low=codec.low * chunk, high=codec.high * chunk)
+    action = dataclasses.replace(action, codec=codec, size=action.size * chunk)
+    name = layout.name + (f", {late} late" if late else "") + (f", in chunks of {chunk}" if chunk > 1 else "")
+    return dataclasses.replace(single_rate(layout), name=name, action=action, late=late, chunk=chunk)
+
+
+def tick_action(layout: Layout) -> Field:
+    """Returns the action field of one tick."""
+    action, size = layout.action, layout.action.size // layout.chunk
+    codec = action.codec
+    if isinstance(codec, Bounded):
+        codec = dataclasses.replace(codec, low=codec.low[:size], high=codec.high[:size])
+    return dataclasses.replace(action, codec=codec, size=size)
 
 
 @dataclasses.dataclass(frozen=True)

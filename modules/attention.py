@@ -18,6 +18,23 @@ class KeyValues(NamedTuple):
     value: jax.Array
 
 
+class Relative(NamedTuple):
+    """What the time between adds to scores: score [H, Q, window] by distance, distance int32 [Q, N] of each query and key."""
+
+    score: jax.Array
+    distance: jax.Array
+
+
+class Prefix(NamedTuple):
+    """What stands before all tokens, for each query its own: query [H, Q, D/H]; memory's arrays are [Q, H, P, D/H].
+
+    The query is given apart because a prefix has no time: nothing of the token's own time may turn it.
+    """
+
+    query: jax.Array
+    memory: KeyValues
+
+
 def rotation(time: jax.Array, size: int, longest: int) -> tuple[jax.Array, jax.Array]:
     """Returns cos and sin [N, size/4] of rotary angles (RoFormer, arXiv 2104.09864) of integer times [N].
 
@@ -44,16 +61,52 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
     return jnp.swapaxes(x.reshape(x.shape[0], heads, -1), 0, 1)
 
 
-def attend(query: jax.Array, memory: KeyValues, mask: jax.Array) -> jax.Array:
-    """Returns [Q, D] from queries [H, Q, D/H] over keys and values [H, N, D/H] where mask [Q, N] allows."""
-    scores = jnp.einsum("hqd,hnd->hqn", query * query.shape[-1] ** -0.5, memory.key)
+def distance_waves(longest: int, size: int) -> np.ndarray:
+    """Returns float32 [longest, size]: sines, then cosines, of the distances 0, 1, ... (arXiv 1706.03762, section 3.5)."""
+    frequency = 10_000.0 ** -(np.arange(size // 2) / max(size // 2, 1))
+    angle = np.arange(longest)[:, None] * frequency
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1).astype(np.float32)
+
+
+def score_distances(query: jax.Array, projection: jax.Array, waves: jax.Array) -> jax.Array:
+    """Returns [H, Q, W]: what queries [H, Q, D/H] say of the distances whose features are waves [W, D], projected by [D, D].
+
+    Transformer-XL's terms b and d (arXiv 1901.02860, section 3.3), its position bias added to the query before. Many queries
+    project the waves, few are projected themselves, whichever takes fewer operations.
+    """
+    heads, _, size = query.shape
+    by_head = projection.reshape(projection.shape[0], heads, size)
+    return jnp.einsum("hqc,dhc,wd->hqw", query * size**-0.5, by_head, waves, optimize="optimal")
+
+
+def attend(
+    query: jax.Array, memory: KeyValues, mask: jax.Array, relative: Relative | None = None, prefix: Prefix | None = None
+) -> jax.Array:
+    """Returns [Q, D] from queries [H, Q, D/H] over keys and values [H, N, D/H] where mask [Q, N] allows, and over the prefix."""
+    scale, ahead = query.shape[-1] ** -0.5, 0
+    scores = jnp.einsum("hqd,hnd->hqn", query * scale, memory.key)
+    if relative is not None:
+        scores = scores + jnp.take_along_axis(relative.score, relative.distance[None], axis=-1, mode="clip")
     scores = jnp.where(mask, scores, MASKED)
+    if prefix is not None:
+        ahead = prefix.memory.key.shape[2]
+        scores = jnp.concatenate([jnp.einsum("hqd,qhpd->hqp", prefix.query * scale, prefix.memory.key), scores], axis=-1)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    mixed = jnp.einsum("hqn,hnd->hqd", weights, memory.value) / weights.sum(axis=-1, keepdims=True)
+    mixed = jnp.einsum("hqn,hnd->hqd", weights[..., ahead:], memory.value)
+    if prefix is not None:
+        mixed = mixed + jnp.einsum("hqp,qhpd->hqd", weights[..., :ahead], prefix.memory.value)
+    mixed = mixed / weights.sum(axis=-1, keepdims=True)
     return jnp.swapaxes(mixed, 0, 1).reshape(query.shape[1], -1)
 
 
-def attend_in_order(query: jax.Array, memory: KeyValues, mask: jax.Array, reach: int | None = None) -> jax.Array:
+def attend_in_order(
+    query: jax.Array,
+    memory: KeyValues,
+    mask: jax.Array,
+    reach: int | None = None,
+    relative: Relative | None = None,
+    prefix: Prefix | None = None,
+) -> jax.Array:
     """Returns what `attend` does, for tokens that see none after them and none more than `reach` places back (None: any).
 
     Works chunk by chunk over the keys that a chunk can see at all, so that the rest is never computed.
@@ -63,7 +116,9 @@ def attend_in_order(query: jax.Array, memory: KeyValues, mask: jax.Array, reach:
     for start in range(0, length, CHUNK):
         stop, first = min(start + CHUNK, length), 0 if reach is None else max(start - reach, 0)
         seen = KeyValues(memory.key[:, first:stop], memory.value[:, first:stop])
-        parts.append(attend(query[:, start:stop], seen, mask[start:stop, first:stop]))
+        far = relative and Relative(relative.score[:, start:stop], relative.distance[start:stop, first:stop])
+        own = prefix and Prefix(prefix.query[:, start:stop], KeyValues(*(each[start:stop] for each in prefix.memory)))
+        parts.append(attend(query[:, start:stop], seen, mask[start:stop, first:stop], far, own))
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 

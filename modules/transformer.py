@@ -1,4 +1,4 @@
-"""A pre-norm transformer with GEGLU blocks (arXiv 2002.05202) and rotary attention over a window of time.
+"""A pre-norm transformer with GEGLU blocks (arXiv 2002.05202) and attention over a window of time, rotary or relative.
 
 The same call serves the parallel pass (keys from the tokens themselves) and the step (keys from a cache that the tokens are
 written to first), so the two cannot drift apart.
@@ -7,13 +7,26 @@ written to first), so the two cannot drift apart.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from modules.attention import KeyValues, attend, attend_in_order, linear, norm, rotate, rotation, split_heads
+from modules.attention import (
+    KeyValues,
+    Prefix,
+    Relative,
+    attend,
+    attend_in_order,
+    distance_waves,
+    linear,
+    norm,
+    rotate,
+    rotation,
+    score_distances,
+    split_heads,
+)
 from modules.masks import Place, may_see
 
 
@@ -23,6 +36,9 @@ class TransformerConfig:
 
     window: moments (ticks) that a layer reaches back, its own counted; `layers` of them reach layers * (window - 1) + 1.
     feed_forward: size of the two GEGLU halves together.
+    position: how attention knows the time between tokens: by turning half of every query and key ("rotary"), or by a learnt
+        projection of the distance in every layer, with biases for content and position ("relative", Transformer-XL, arXiv
+        1901.02860). Either way tokens of one moment are told apart by what they are, not by where they stand.
     """
 
     width: int
@@ -30,8 +46,11 @@ class TransformerConfig:
     heads: int
     feed_forward: int
     window: int
+    position: Literal["rotary", "relative"] = "rotary"
 
     def __post_init__(self) -> None:
+        if self.position not in ("rotary", "relative"):
+            raise ValueError(f"position is {self.position!r}: it is 'rotary' or 'relative'")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads of an even size")
         if min(self.width, self.layers, self.heads, self.feed_forward, self.window) < 1 or self.feed_forward % 2:
@@ -54,6 +73,31 @@ def empty_cache(config: TransformerConfig, slots: int) -> Cache:
     return Cache(place, layers, jnp.zeros((), jnp.int32))
 
 
+class Turn(NamedTuple):
+    """Time for rotary attention: cos and sin [Q, D/4H] of the tokens' own times."""
+
+    cos: jax.Array
+    sin: jax.Array
+
+
+class Distance(NamedTuple):
+    """Time for relative attention: features [window, D] of distances, and the distance int32 [Q, N] of each query and key."""
+
+    waves: jax.Array
+    between: jax.Array
+
+
+Time = Turn | Distance
+
+
+def time_of(config: TransformerConfig, query: Place, key: Place) -> Time:
+    """Returns what attention is told of time, in ticks. Beyond the window a distance is the window's last, and masked."""
+    if config.position == "rotary":
+        return Turn(*rotation(query.time, config.width // config.heads, 4 * config.window))
+    between = jnp.clip(query.time[:, None] - key.time[None, :], 0, config.window - 1)
+    return Distance(jnp.asarray(distance_waves(config.window, config.width)), between)
+
+
 class Block(hk.Module):
     """One layer: self-attention, whatever `between` adds from outside, GEGLU."""
 
@@ -64,23 +108,39 @@ class Block(hk.Module):
     def __call__(
         self,
         x: jax.Array,
-        turn: tuple[jax.Array, jax.Array],
+        time: Time,
         mask: jax.Array,
         remember: Callable[[KeyValues], KeyValues],
-        attend: Callable[[jax.Array, KeyValues, jax.Array], jax.Array],
+        attend: Callable[..., jax.Array],
         between: Callable[[jax.Array], jax.Array] | None,
+        prefix: KeyValues | None,
     ) -> tuple[jax.Array, KeyValues]:
         """Returns the layer's output [Q, D] and the keys and values it attended over."""
         config = self._config
         qkv = linear(3 * config.width, "query_key_value")(norm("norm_attention")(x))
         query, key, value = (split_heads(part, config.heads) for part in jnp.split(qkv, 3, axis=-1))
-        memory = remember(KeyValues(rotate(key, *turn), value))
-        mixed = attend(rotate(query, *turn), memory, mask)
+        before = None if prefix is None else Prefix(query, prefix)
+        relative = None
+        if isinstance(time, Turn):
+            query, key = rotate(query, *time), rotate(key, *time)
+        else:
+            query, relative = self._relative(query, time)
+        memory = remember(KeyValues(key, value))
+        mixed = attend(query, memory, mask, relative=relative, prefix=before)
         x = x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed)
         if between is not None:
             x = x + between(x)
         gate, up = jnp.split(linear(config.feed_forward, "gate_up")(norm("norm_feed_forward")(x)), 2, axis=-1)
         return x + linear(config.width, "down", 1.0 / config.layers)(jax.nn.gelu(gate) * up), memory
+
+    def _relative(self, query: jax.Array, time: Distance) -> tuple[jax.Array, Relative]:
+        """Returns queries for the content of keys, and what queries add to their scores for the distance."""
+        width, heads = self._config.width, self._config.heads
+        content, position = (
+            hk.get_parameter(name, (width,), init=jnp.zeros).reshape(heads, 1, -1) for name in ("content_bias", "position_bias")
+        )
+        projection = hk.get_parameter("distance", (width, width), init=hk.initializers.VarianceScaling(1.0))
+        return query + content, Relative(score_distances(query + position, projection, time.waves), time.between)
 
 
 class Transformer(hk.Module):
@@ -98,6 +158,7 @@ class Transformer(hk.Module):
         cache: Cache | None = None,
         slots: jax.Array | None = None,
         reach: int | None = None,
+        prefix: Sequence[KeyValues] = (),
     ) -> tuple[jax.Array, Cache | None]:
         """Returns normalised outputs [Q, D] and the cache after the tokens were written to it.
 
@@ -108,11 +169,11 @@ class Transformer(hk.Module):
             cache, slots: with a cache, token i is written to slot slots[i] (a slot past the end drops it) and tokens attend over
                 the whole cache; without one they attend over each other.
             reach: without a cache, how many places back a token can see at most; None for any.
+            prefix: one a layer, or none: keys and values [Q, H, P, D/H] that each token attends over beside the tokens.
         """
         config = self._config
-        turn = rotation(place.time, config.width // config.heads, 4 * config.window)
         keys = place if cache is None else jax.tree.map(lambda old, new: old.at[slots].set(new, mode="drop"), cache.place, place)
-        mask = may_see(place, keys, config.window)
+        mask, time = may_see(place, keys, config.window), time_of(config, place, keys)
         over = functools.partial(attend_in_order, reach=reach) if cache is None else attend
         memories = []
         for i in range(config.layers):
@@ -123,7 +184,8 @@ class Transformer(hk.Module):
                     return new
                 return jax.tree.map(lambda old, fresh: old.at[:, slots].set(fresh, mode="drop"), stored, new)
 
-            x, memory = Block(config, f"layer_{i}")(x, turn, mask, remember, over, between[i] if between else None)
+            outside = between[i] if between else None, prefix[i] if prefix else None
+            x, memory = Block(config, f"layer_{i}")(x, time, mask, remember, over, *outside)
             memories.append(memory)
         cache = None if cache is None else Cache(keys, tuple(memories), cache.written)
         return norm("norm_out")(x), cache

@@ -7,11 +7,23 @@ from hypothesis import strategies as st
 
 from hierarchy.corpus import segment
 from hierarchy.timeline import Timeline, periodic, recorded
-from tests.hierarchy.model.two_rate_toys import KINDS, Toy, agent_of, disagreement, live, packed, segments, toy, windows, world
+from tests.hierarchy.model.two_rate_toys import (
+    CHUNK,
+    KINDS,
+    Toy,
+    agent_of,
+    disagreement,
+    live,
+    packed,
+    segments,
+    toy,
+    windows,
+    world,
+)
 
 TOLERANCE = 1e-5
 TWO_RATE = [name for name, kind in KINDS.items() if kind.model.planner is not None]
-SINGLE_RATE = [name for name in KINDS if name not in TWO_RATE]
+SINGLE_RATE = [name for name in KINDS if name not in TWO_RATE and name != "chunked"]
 LONG = 64
 TIMELINES = {
     "every tick": periodic(LONG, 1),
@@ -51,6 +63,14 @@ def test_parallel_equals_tick_by_tick(kind, name):
 @pytest.mark.parametrize("kind", SINGLE_RATE)
 def test_a_model_without_a_planner_too(kind):
     assert parted(toy(kind), recorded([], [])) <= TOLERANCE
+
+
+def test_chunks_too():
+    assert parted(toy("chunked"), periodic(LONG, CHUNK)) <= TOLERANCE
+
+
+def test_a_chunk_of_other_actions_is_seen():
+    assert parted(toy("chunked"), periodic(LONG, CHUNK), change=elements_turned) > 10 * TOLERANCE
 
 
 def test_with_mean_actions_too():
@@ -99,7 +119,7 @@ def test_a_planner_that_follows_every_tick_and_starts_late_has_its_lead_in(name)
     assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions", "pictures"])
+@pytest.mark.parametrize("kind", ["pooled", "scalars", "relative", "text", "captions", "pictures"])
 def test_both_caches_roll_over_twice(kind):
     made = toy(kind)
     timeline = periodic(made.ticks, 1)
@@ -135,10 +155,19 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("kind", ["pooled", "film"])
+@pytest.mark.parametrize("kind", ["pooled", "film", "prefix"])
 @pytest.mark.parametrize("mutant", WRONG)
 def test_a_wrong_timeline_is_seen(kind, mutant):
     assert parted(toy(kind), ACTED, WRONG[mutant]) > 10 * TOLERANCE
+
+
+def elements_turned(batch):
+    """Every chunk as if its elements had been decoded in another order."""
+    stream = batch.controller
+    own = ~stream.lasting & (stream.segment > 0)
+    value = stream.value.copy()
+    value[own] = np.roll(value[own], 1, axis=0)
+    return batch._replace(controller=stream._replace(value=value))
 
 
 def one_older(batch):

@@ -81,7 +81,7 @@ def reached(stream: Stream, config: TransformerConfig, layers: int | None = None
     return hops
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars", "captions"])
+@pytest.mark.parametrize("kind", ["film", "scalars", "captions", "prefix", "relative"])
 def test_logits_depend_on_what_they_may_and_on_all_of_it(kind):
     made, batch = one_row(kind)
     found = influence(made, batch)
@@ -103,7 +103,7 @@ def test_logits_depend_on_what_they_may_and_on_all_of_it(kind):
     assert found["planner"][used].any()
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars", "captions"])
+@pytest.mark.parametrize("kind", ["film", "scalars", "captions", "prefix", "relative"])
 def test_no_future(kind):
     made, batch = one_row(kind)
     found = influence(made, batch)

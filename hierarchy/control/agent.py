@@ -28,6 +28,7 @@ from hierarchy.layout import (
     Layout,
     Schema,
     images,
+    tick_action,
     tokens_between,
     tokens_per_reading,
     tokens_per_update,
@@ -97,7 +98,7 @@ class AgentState(NamedTuple):
 
     tick: of the next step. plans: update to its plan, from the visible one on. reader: what was last read, by reader.
     previous_action: [B, ...], executed at the last tick. decoded: the last tick's action ids and logits, for whoever looks.
-    updates: how many planner updates have run.
+    updates: how many planner updates have run. queue: actions of the last chunk that are still to be executed, in order.
     """
 
     tick: int
@@ -110,6 +111,7 @@ class AgentState(NamedTuple):
     previous_action: np.ndarray | None
     decoded: stepwise.Action | None
     updates: int
+    queue: tuple[np.ndarray, ...] = ()
 
 
 class Heard(NamedTuple):
@@ -145,6 +147,12 @@ class Agent:
         self._age = age(timeline, np.arange(horizon))
         self._update_at = {int(tick): j for j, tick in enumerate(timeline.observed)}
         self._has_planner = acting.network.config.planner is not None
+        chunk, gaps = acting.layout.chunk, np.diff([*timeline.observed, horizon])
+        if chunk > 1 and (0 not in self._update_at or gaps.max() > chunk):
+            raise ValueError(
+                f"layout {acting.layout.name!r} acts on chunks of {chunk} ticks: its timeline reads at tick 0 and at least every "
+                f"{chunk} ticks, not at {timeline.observed.tolist()}"
+            )
 
     def begin(self, seeds: Sequence[int]) -> AgentState:
         """Returns the state before tick 0 of one episode a seed; seeds are for sampling actions."""
@@ -163,6 +171,9 @@ class Agent:
         if now >= self._horizon:
             raise ValueError(f"tick {now} is past the agent's horizon of {self._horizon} ticks: give it a longer one")
         state.history.append(observations, state.previous_action if executed is None else executed)
+        if self.acting.layout.chunk > 1 and now not in self._update_at:
+            action, *queue = state.queue
+            return action, state._replace(tick=now + 1, previous_action=action, queue=tuple(queue))
         state = self._update(state) if self._has_planner and now in self._update_at else state
         newest = int(self._visible[now])
         plans = {j: plan for j, plan in state.plans.items() if j >= newest or j == NO_PLAN}
@@ -219,10 +230,15 @@ def act(
     cache, seen = _look(acting, params, state, "controller", state.controller)
     tokens, chunks, heard = _tokens(state, "controller", acting, seen)
     controller, decoded = acting.tick(params, cache, tokens, chunks, np.int32(state.tick), reading, np.int32(since), state.seeds)
-    action = as_action(acting.layout, decoded)
+    action, *queue = as_actions(acting.layout, decoded)
     heard = state.heard | {"controller": heard}
     return action, state._replace(
-        tick=state.tick + 1, controller=controller, heard=heard, previous_action=action, decoded=decoded
+        tick=state.tick + 1,
+        controller=controller,
+        heard=heard,
+        previous_action=action,
+        decoded=decoded,
+        queue=tuple(queue),
     )
 
 
@@ -268,12 +284,13 @@ FOLLOWED = 32
 """Ticks between updates that are read in one call."""
 
 
-def as_action(layout: Layout, decoded: stepwise.Action) -> np.ndarray:
-    """Returns decoded actions in the environment's units: [B, A] inside the spec, or int [B] for one discrete action."""
-    unit = np.asarray(decoded.unit)
-    if isinstance(layout.action.codec, Bounded):
-        return from_unit(layout.action.codec, unit)
-    return unit[:, 0].astype(np.int32) if layout.action.size == 1 else unit.astype(np.int32)
+def as_actions(layout: Layout, decoded: stepwise.Action) -> list[np.ndarray]:
+    """Returns the decoded action of each tick of the layout's chunk, in the environment's units: [B, A] inside the spec, or int
+    [B] for one discrete action."""
+    codec, units = tick_action(layout).codec, np.split(np.asarray(decoded.unit), layout.chunk, axis=1)
+    if isinstance(codec, Bounded):
+        return [from_unit(codec, unit) for unit in units]
+    return [unit[:, 0].astype(np.int32) if unit.shape[1] == 1 else unit.astype(np.int32) for unit in units]
 
 
 def _tokens(state: AgentState, reader: str, acting: Acting, seen: np.ndarray) -> tuple[stepwise.Tokens, np.int32, Heard]:

@@ -96,9 +96,9 @@ def pack(
 
 
 def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Segment:
-    """Returns a segment of the episode under a drawn timeline, its window drawn too."""
-    wait = bool(rng.random() < packing.wait_for_first)
-    timeline = draw(rng, encoded.ticks, packing.ratios, packing.latencies, wait_for_first=wait)
+    """Returns a segment of the episode under a drawn timeline, its window drawn too. Chunks come one after another."""
+    wait, chunk = bool(rng.random() < packing.wait_for_first), encoded.history.layout.chunk
+    timeline = draw(rng, encoded.ticks, packing.ratios if chunk == 1 else (chunk,), packing.latencies, wait_for_first=wait)
     return cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing)
 
 

@@ -48,6 +48,7 @@ from hierarchy.layout import (
     id_range,
     numbers,
     scalars,
+    tick_action,
     tokens_between,
     tokens_per_reading,
     tokens_per_update,
@@ -112,7 +113,8 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
             raise ValueError(f"layout {name!r} says text: a tokenizer is needed")
         episode = spell(episode, layout.action, tokenizer)
     history = History.from_episode(schema, name, episode, tokenizer)
-    label = encode_targets(schema, layout.action, episode.label, f"layout {name!r}, label")
+    label = encode_targets(schema, tick_action(layout), episode.label, f"layout {name!r}, label")
+    label = look_ahead(label, layout.late, layout.chunk)
     sub_goals = [np.zeros((episode.ticks, 0), np.int32)]
     for goal in layout.sub_goal:
         if goal.name not in episode.privileged:
@@ -120,6 +122,13 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
         where = f"layout {name!r}, privileged {goal.name!r}"
         sub_goals.append(encode_targets(schema, goal, episode.privileged[goal.name], where))
     return Encoded(history, label, np.concatenate(sub_goals, axis=1))
+
+
+def look_ahead(label: np.ndarray, late: int, chunk: int) -> np.ndarray:
+    """Returns int32 [T, chunk * A] from [T, A]: at tick t the labels of ticks t + late on, EMPTY past the episode's end."""
+    beyond = np.full((late + chunk - 1, label.shape[1]), EMPTY, label.dtype)
+    ticks = np.arange(len(label))[:, None] + late + np.arange(chunk)
+    return np.concatenate([label, beyond])[ticks].reshape(len(label), -1)
 
 
 def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") -> tuple[int, int]:
@@ -136,10 +145,11 @@ def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") 
     if length is not None and length < ticks:
         start = int(rng.integers(1 - length, ticks))
         return max(start, 0), min(start + length, ticks)
+    readings = ticks if layout.chunk == 1 else -(-ticks // layout.chunk) + 1
     spoken = _words(encoded, "controller", np.arange(ticks), packing.controller_reread)
-    if each * ticks + sum(len(said.value) for said in spoken) <= packing.controller_tokens:
+    if each * readings + sum(len(said.value) for said in spoken) <= packing.controller_tokens:
         return 0, ticks
-    most = packing.controller_tokens // each
+    most = packing.controller_tokens // each * layout.chunk
     start = max(0, int(rng.integers(1 - max(1, min(most - packing.lead_in, ticks - 1)), ticks)))
     return start, min(start + most, ticks)
 
@@ -156,17 +166,22 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
             one update fits.
     """
     layout = encoded.history.layout
-    ticks = np.arange(max(0, window[0] - packing.lead_in), window[1], dtype=np.int32)
-    controller, last, shown = _controller(encoded, ticks, packing)
-    begin, ticks = ticks[0], ticks[: len(last)]
-    if not len(ticks) or ticks[-1] < window[0]:
+    readings = np.arange(window[1], dtype=np.int32)
+    if layout.chunk > 1:
+        readings = timeline.observed[timeline.observed < window[1]]
+    # The reading that acts at the window's first tick.
+    start = readings[np.searchsorted(readings, window[0], side="right") - 1]
+    first = int(np.searchsorted(readings, start - packing.lead_in))
+    controller, last, shown = _controller(encoded, readings, first, packing)
+    begin, ticks = readings[first], readings[first : first + len(last)]
+    if not len(ticks) or ticks[-1] < start:
         raise ValueError(
-            f"layout {layout.name!r}: no tick fits after a lead-in of {window[0] - begin} ticks in "
+            f"layout {layout.name!r}: no tick fits after a lead-in of {start - begin} ticks in "
             f"{packing.controller_tokens} controller tokens: raise controller_tokens"
         )
     seen = visible(timeline, ticks) if layout.planner else np.full(len(ticks), NO_PLAN, np.int32)
     planner, span, seen_by_planner = _planner(rng, encoded, timeline, seen, packing)
-    bears = (ticks >= window[0]) & _complete(seen, span.sound, packing.lead_in)
+    bears = (ticks >= start) & _complete(seen, span.sound, packing.lead_in)
     if not bears.any():
         raise NoLoss(
             f"layout {layout.name!r}: no tick of [{window[0]}, {window[1]}) has its plans' lead-in of "
@@ -182,8 +197,8 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
         controller,
         planner,
         plan_slot=used,
-        plan=plan[controller.tick - begin],
-        age=age[controller.tick - begin],
+        plan=plan[np.searchsorted(ticks, controller.tick)],
+        age=age[np.searchsorted(ticks, controller.tick)],
         **heads,
         sub_goal=_sub_goals(encoded, timeline, span, last[bears], ticks[bears]),
         planner_text=_next_pieces(encoded, timeline, span),
@@ -304,10 +319,11 @@ def _patches(schema: Schema, places: np.random.Generator | None, stream: Stream,
     return Patches(*(np.concatenate(part)[: len(slot)] for part in zip(*parts)), slot)
 
 
-def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tuple[Stream, np.ndarray, list[_Said]]:
-    """The stream of the ticks that fit, the last observation token of each, and what is said in it."""
-    history, layout = encoded.history, encoded.history.layout
-    value, field = (array[0] for array in controller_tokens(history, ticks, ticks - 1))
+def _controller(encoded: Encoded, readings: np.ndarray, begin: int, packing: "Packing") -> tuple[Stream, np.ndarray, list[_Said]]:
+    """The stream of the readings from `begin` on that fit, the last observation token of each, and what is said in it."""
+    history, layout, ticks = encoded.history, encoded.history.layout, readings[begin:]
+    previous = np.concatenate([[-1], readings])[begin:-1]
+    value, field = (array[0] for array in controller_tokens(history, ticks, previous))
     elements = layout.action.size - 1
     if elements:
         ids, spare = np.full((2, len(ticks), elements, value.shape[2]), EMPTY, np.int32)
@@ -318,8 +334,8 @@ def _controller(encoded: Encoded, ticks: np.ndarray, packing: "Packing") -> tupl
     lasting = np.arange(value.shape[1]) < value.shape[1] - elements
     said = []
     if words(layout.controller):
-        said = _words(encoded, "controller", np.arange(ticks[-1] + 1), packing.controller_reread)
-        said = [one._replace(reading=one.reading - ticks[0]) for one in said if one.reading >= ticks[0]]
+        said = _words(encoded, "controller", readings, packing.controller_reread)
+        said = [one._replace(reading=one.reading - begin) for one in said if one.reading >= begin]
     stream, start, _ = _stream(value, field, ticks, lasting, _before(said, ticks, value.shape[2]))
     fits = int(np.searchsorted(start + value.shape[1], packing.controller_tokens, side="right"))
     if fits < len(ticks):

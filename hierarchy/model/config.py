@@ -1,18 +1,22 @@
 """What a two-rate model is made of, and the named sizes."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from hierarchy.layout import CONTINUOUS_START, Bounded, Discrete, Schema, images, tokens_per_reading, words
 from modules.transformer import TransformerConfig
+
+PlanRead = Literal["cross_attention", "film", "prefix"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A planner and a controller; without a planner it is one transformer at every tick.
 
-    plan_vectors, plan_width: the plan is [P, plan_width]. plan_read: how the controller reads it, by cross-attention in every
-    layer or as FiLM's scale and shift of every layer (arXiv 1709.07871).
+    plan_vectors, plan_width: the plan is [P, plan_width]. plan_read: how every layer of the controller reads it: by attention of
+    its own over the plan ("cross_attention"), as a scale and shift ("film", arXiv 1709.07871), or with the plan's vectors as
+    tokens that stand before all others in its self-attention ("prefix", arXiv 2101.00190).
+    plan_levels: how many values the plan's channels may take, in turn (`modules.quantisation`); none for real numbers.
     text_slots: words and patches that a reader's window may hold; a cache has room for these beside its numbers.
     """
 
@@ -20,12 +24,31 @@ class ModelConfig:
     controller: TransformerConfig
     plan_vectors: int = 4
     plan_width: int = 64
-    plan_read: Literal["cross_attention", "film"] = "cross_attention"
+    plan_read: PlanRead = "cross_attention"
     text_slots: int = 64
+    plan_levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.plan_read not in ("cross_attention", "film"):
-            raise ValueError(f"plan_read is {self.plan_read!r}: it is 'cross_attention' or 'film'")
+        object.__setattr__(self, "plan_levels", tuple(self.plan_levels))
+        if self.plan_read not in get_args(PlanRead):
+            raise ValueError(f"plan_read is {self.plan_read!r}: it is one of {', '.join(get_args(PlanRead))}")
+        if self.plan_levels and (self.plan_width % len(self.plan_levels) or min(self.plan_levels) < 2):
+            raise ValueError(
+                f"plan_levels {self.plan_levels} stand in turn for {self.plan_width} channels: give at least 2 each, and as many "
+                "as divide plan_width"
+            )
+
+
+def gato(
+    width: int, layers: int, heads: int, feed_forward: int, controller: TransformerConfig, plan_vectors: int, plan_width: int
+) -> ModelConfig:
+    """Returns a planner of one of Gato's sizes (arXiv 2205.06175, table 5) beside a controller.
+
+    Its relative attention, and the feed-forward size split between the halves of GEGLU, are what the published parameter counts
+    call for: the paper does not state them.
+    """
+    planner = TransformerConfig(width, layers, heads, feed_forward, window=256, position="relative")
+    return ModelConfig(planner, controller, plan_vectors, plan_width, text_slots=512)
 
 
 PRESETS = {
@@ -54,6 +77,9 @@ PRESETS = {
         plan_width=64,
         plan_read="film",
     ),
+    "79M": gato(768, 8, 24, 3072, TransformerConfig(256, 4, 4, 1024, window=16), plan_vectors=8, plan_width=256),
+    "364M": gato(1536, 12, 12, 6144, TransformerConfig(512, 6, 8, 2048, window=16), plan_vectors=8, plan_width=256),
+    "1.18B": gato(2048, 24, 16, 8192, TransformerConfig(768, 8, 12, 3072, window=16), plan_vectors=8, plan_width=256),
 }
 
 

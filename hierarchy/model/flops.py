@@ -35,6 +35,8 @@ TABLES = ("names", "fields", "positions", "rows", "columns")
 # (segment, order, time), worked out anew for every score, as it is fused. GELU by tanh, and the gate. One class: bias, limit,
 # centre, and the comparisons of the choice.
 NORM, SCORE, GEGLU, DECODED = 4, 4 + 12, 9, 17
+# Quantising one number: bounded to a place, rounded straight through, and back.
+QUANTISED = 8
 
 
 def update_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
@@ -44,7 +46,7 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     atoms = schema.planner_atoms
     count = _embedding(schema, planner, tokens, atoms) + _layers(planner, tokens, slots)
     vectors = config.plan_vectors * config.plan_width
-    count += 2 * planner.width * vectors + 3 * vectors
+    count += 2 * planner.width * vectors + (QUANTISED if config.plan_levels else 3) * vectors
     return count + controller.layers * 2 * vectors * 2 * controller.width
 
 
@@ -70,10 +72,10 @@ def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
 
 def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: int) -> float:
     """Returns the operations of a control tick on average: a tick, and one `ratio`th of an update with what it follows of the
-    ticks before it; without a planner the tick."""
+    ticks before it; without a planner the tick, or that tick's share of the chunk that was decoded."""
     tick = tick_flops(config, schema, layout)
     if config.planner is None:
-        return float(tick)
+        return tick / layout.chunk
     return tick + (update_flops(config, schema, layout) + (ratio - 1) * follow_flops(config, schema, layout)) / ratio
 
 
@@ -91,9 +93,10 @@ def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, slots: in
         return count
     if config.plan_read == "film":
         return count + controller.layers * tokens * (NORM + 3) * width
-    attended = 2 * 2 * width * width + 2 * 2 * config.plan_vectors * width
-    softmax = 4 * controller.heads * config.plan_vectors
-    return count + controller.layers * tokens * (attended + softmax + (NORM + 2) * width)
+    attended, softmax = 2 * 2 * config.plan_vectors * width, 4 * controller.heads * config.plan_vectors
+    if config.plan_read == "prefix":
+        return count + controller.layers * tokens * (attended + softmax + 2 * width)
+    return count + controller.layers * tokens * (2 * 2 * width * width + attended + softmax + (NORM + 2) * width)
 
 
 def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: int) -> int:
@@ -108,4 +111,9 @@ def _layers(config: TransformerConfig, tokens: int, slots: int) -> int:
     linear = 2 * width * (3 * width + width + wide + wide // 2)
     attention = 2 * 2 * slots * width + SCORE * slots * config.heads
     elementwise = 2 * NORM * width + 2 * 3 * width + 2 * width + GEGLU * wide // 2
-    return tokens * (config.layers * (linear + attention + elementwise) + NORM * width)
+    layer = tokens * (linear + attention + elementwise)
+    if config.position == "relative":
+        # No turning; two biases; then whichever is projected, the queries or all distances' features.
+        queries, distances = tokens * width * (width + config.heads * config.window), config.window * width * (width + tokens)
+        layer += 2 * min(queries, distances) + tokens * (slots * config.heads - 3 * width)
+    return config.layers * layer + tokens * NORM * width

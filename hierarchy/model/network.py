@@ -16,10 +16,12 @@ from modules.attention import KeyValues, attend_own, linear, norm, split_heads
 from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
 from modules.patches import PatchEmbedding
+from modules.quantisation import quantise
 from modules.transformer import Cache, Transformer
 
 Reading = tuple[Any, ...]
-"""A plan as the controller's layers read it, one entry a layer: KeyValues [H, P, D/H], or FiLM's (scale, shift) [D]."""
+"""A plan as the controller's layers read it, one entry a layer: KeyValues [H, P, D/H] of cross-attention or of the prefix, or
+FiLM's (scale, shift) [D]."""
 
 
 class Planner(hk.Module):
@@ -59,10 +61,10 @@ class Planner(hk.Module):
         return hk.Linear(self._table.pieces, name="text")(x)
 
     def plan(self, x: jax.Array) -> jax.Array:
-        """Returns plans [J, P, plan_width], each vector of unit mean square, from outputs [J, D]."""
+        """Returns plans [J, P, plan_width] as `limited` leaves them, from outputs [J, D]."""
         config = self._config
         plans = linear(config.plan_vectors * config.plan_width, "vectors")(x)
-        return unit_mean_square(plans.reshape(-1, config.plan_vectors, config.plan_width))
+        return limited(plans.reshape(-1, config.plan_vectors, config.plan_width), config)
 
     def sub_goal(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, classes] of the sub-goals from outputs [M, D]."""
@@ -79,7 +81,7 @@ class Controller(hk.Module):
     def no_plan(self) -> jax.Array:
         """Returns the learnt plan [P, plan_width] that stands while there is none."""
         shape = (self._config.plan_vectors, self._config.plan_width)
-        return unit_mean_square(hk.get_parameter("no_plan", shape, init=hk.initializers.RandomNormal(1.0)))
+        return limited(hk.get_parameter("no_plan", shape, init=hk.initializers.RandomNormal(1.0)), self._config)
 
     def read_plan(self, plan: jax.Array) -> Reading:
         """Returns how each layer reads one plan [P, plan_width]; run once an update, used by every tick."""
@@ -132,6 +134,8 @@ class Controller(hk.Module):
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach)
         aged = linear(config.width, "age")(log_features(jnp.maximum(age, 0)))
         x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
+        if self._config.plan_read == "prefix":
+            return Transformer(config, "transformer")(x, place, (), cache, slots, reach, prefix=reading)
         between = [self._reader(i, layer) for i, layer in enumerate(reading)]
         return Transformer(config, "transformer")(x, place, between, cache, slots, reach)
 
@@ -161,6 +165,11 @@ def goal_logits(x: jax.Array, table: Sizes) -> jax.Array:
     names = hk.Linear(table.goal_names, name="goal_names")(x) if table.goal_names else x[:, :0]
     bins = BinHead(table.goal_bins, name="goal_bins")(x) if table.goal_bins else x[:, :0]
     return jnp.concatenate([names, bins], axis=-1)
+
+
+def limited(plan: jax.Array, config: ModelConfig) -> jax.Array:
+    """Returns plan vectors [..., plan_width] of unit mean square, or quantised where the config gives levels."""
+    return quantise(plan, config.plan_levels) if config.plan_levels else unit_mean_square(plan)
 
 
 def unit_mean_square(x: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import haiku as hk
 import jax
@@ -14,6 +14,8 @@ from hierarchy.batch import Batch
 from hierarchy.model.network import Network
 from hierarchy.training.losses import LossWeights, Metrics, joint_loss
 
+PlannerLearns = Literal["joint", "detached", "frozen"]
+
 
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
@@ -23,6 +25,8 @@ class LearnerConfig:
     peak_rate: of AdamW, after `rate_warm_up` steps; then a cosine down to `final_rate` of it. controller_rate: how many times
         that the controller's rate is, which is small and wants a larger one.
     clip: largest global norm of a gradient.
+    planner: what trains the planner once the controller learns: its own losses and, through the plan, the action's ("joint"), its
+        own alone ("detached"), or nothing, so that it stays as its warm-up left it ("frozen").
     """
 
     steps: int = 3000
@@ -36,11 +40,18 @@ class LearnerConfig:
     weight_decay: float = 1e-3
     clip: float = 1.0
     weights: LossWeights = LossWeights()
+    planner: PlannerLearns = "joint"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.planner_steps <= self.steps:
             raise ValueError(f"planner_steps {self.planner_steps} lies within the {self.steps} steps")
+        if self.planner not in get_args(PlannerLearns):
+            raise ValueError(f"planner is {self.planner!r}: it is one of {', '.join(get_args(PlannerLearns))}")
+        if self.planner_steps and not any(dataclasses.asdict(step_weights(self, 0)).values()):
+            raise ValueError(
+                f"planner_steps {self.planner_steps} train nothing, the planner has no loss of its own: set planner_steps to 0"
+            )
 
 
 class TrainState(NamedTuple):
@@ -89,20 +100,40 @@ def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were; `metrics["finite"]` says so.
     """
     update = optimizer(config).update
+    frozen = config.planner == "frozen" and weights == config.weights
+    taught = detached(network) if config.planner == "detached" else network
+
+    def loss(params: hk.Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+        if frozen:
+            params = params | jax.lax.stop_gradient(planner_of(params))
+        return joint_loss(taught, params, batch, weights)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grad = jax.grad(lambda params: joint_loss(network, params, batch, weights), has_aux=True)
-        gradient, metrics = grad(state.params)
+        gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch)
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, moments = update(gradient, state.optimizer, state.params)
-        after = (optax.apply_updates(state.params, updates), moments)
+        moved = optax.apply_updates(state.params, updates)
+        if frozen:
+            # Without a gradient, momentum and weight decay would still move them.
+            moved = moved | planner_of(state.params)
+        after = (moved, moments)
         params, moments = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, (state.params, state.optimizer))
         metrics |= {"gradient_norm": norm, "finite": finite, "rate": rate(config)(state.step)}
         return TrainState(params, moments, state.step + finite), metrics
 
     return step
+
+
+def detached(network: Network) -> Network:
+    """Returns the network whose plans pass no gradient back to the planner."""
+    return network._replace(plan=lambda *arguments: jax.lax.stop_gradient(network.plan(*arguments)))
+
+
+def planner_of(params: hk.Params) -> hk.Params:
+    """Returns the planner's parameters."""
+    return {name: leaves for name, leaves in params.items() if name.startswith("planner")}
 
 
 def step_weights(config: LearnerConfig, step: int) -> LossWeights:

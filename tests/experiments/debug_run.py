@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from experiments import compare_ratios, evaluate, evaluate_text, record, scripted, train
+from experiments import compare_ratios, evaluate, evaluate_text, plan_kinds, record, scripted, train
 
 MAINS = {
     "record": record.main,
@@ -13,6 +13,7 @@ MAINS = {
     "compare_ratios": compare_ratios.main,
     "scripted": scripted.main,
     "evaluate_text": evaluate_text.main,
+    "plan_kinds": plan_kinds.main,
 }
 EPISODES, STEPS = 12, 6
 

@@ -13,6 +13,7 @@ from experiments import evaluate, tasks, train
 from experiments.compare_ratios import CompareConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluate_text import EvaluateTextConfig
+from experiments.plan_kinds import PlanKindsConfig
 from experiments.record import RecordConfig
 from experiments.rows import load
 from experiments.scripted import ScriptedConfig
@@ -28,6 +29,7 @@ CONFIGS = {
     "compare_ratios": CompareConfig,
     "scripted": ScriptedConfig,
     "evaluate_text": EvaluateTextConfig,
+    "plan_kinds": PlanKindsConfig,
 }
 
 
@@ -228,3 +230,58 @@ def test_every_agent_trains_and_acts(debug_run, tmp_path):
     assert facts["model"]["planner"] is None
     assert [row.agent for row in load(tmp_path / "r")] == ["single_rate", "controller_only"]
     assert train.TOKENIZER in {path.name for path in (debug_run / "corpus").iterdir()}
+
+
+def test_baselines_that_look_ahead_train_and_have_their_cells(debug_run, tmp_path, capsys):
+    wanted = {"chunked": ["--mix.chunks", "1", "4"], "late_action": ["--mix.delays", "2"]}
+    for agent, ticks in wanted.items():
+        given = [*tiny.training(debug_run / "corpus", tmp_path / agent, steps=2), "--agent", agent, *ticks]
+        assert command("train", *given, "--learner.planner-steps", "0") == 0
+        cells = ["--episodes", "2", "--ratios", "1", "4", "8", "--latencies", "0", "2", "4"]
+        for _ in range(2):
+            assert command("compare_ratios", "--run", tmp_path / agent, "--rows", tmp_path / "rows", *cells) == 0
+    rows = load(tmp_path / "rows")
+    assert [(row.agent, row.variant, row.trained_at, row.ratio, row.latency) for row in rows] == [
+        ("chunked", "", "random", 1, 0),
+        ("chunked", "", "random", 4, 0),
+        ("late_action", "", "k1d2", 1, 2),
+    ]
+    assert all(row.seen_in_training and row.slow_hz is None and row.tick_ms_p50 for row in rows)
+    assert [row.observation_to_action_ticks for row in rows] == [0.0, 1.5, 2.0]
+    assert [row.fast_hz for row in rows] == [25.0, 6.25, 25.0]
+    # A reading of one token and the tokens of three actions, for four ticks: a token a tick, as when every tick is read.
+    assert rows[1].flops_per_tick == pytest.approx(rows[0].flops_per_tick, rel=0.05)
+    said = complaint(capsys, "evaluate", "--run", tmp_path / "chunked", "--episodes", "2", "--ratio", "3")
+    assert "chunked was trained 1, 4 ticks ahead, and not 3" in said
+
+
+def test_an_ablation_is_named_by_its_row(debug_run, tmp_path):
+    given = [*tiny.training(debug_run / "corpus", tmp_path / "run", steps=2), "--mix.ratios", "1", "--mix.latencies", "0"]
+    given += ["--learner.planner", "frozen", "--learner.weights.sub-goal", "0", "--learner.planner-steps", "0"]
+    assert command("train", *given) == 0
+    cells = ["--episodes", "2", "--ratios", "1", "8", "--latencies", "0", "--controls", "shuffled", "--held", "2"]
+    assert command("compare_ratios", "--run", tmp_path / "run", "--rows", tmp_path / "rows", *cells) == 0
+    assert [(row.agent, row.variant, row.trained_at, row.control, row.ratio) for row in load(tmp_path / "rows")] == [
+        ("frozen", "fixed+no_sub_goal", "k1d0", "none", 1),
+        ("frozen", "fixed+no_sub_goal", "k1d0", "none", 8),
+        ("frozen", "fixed+no_sub_goal", "k1d0", "shuffled", 8),
+        ("held_action", "frozen+fixed+no_sub_goal", "k1d0", "none", 2),
+    ]
+    assert [row.seen_in_training for row in load(tmp_path / "rows")] == [True, False, False, False]
+
+
+def test_plans_of_several_kinds_are_compared(debug_run, tmp_path, capsys):
+    given = ["--corpus", debug_run / "corpus", "--out", tmp_path, "--preset", "debug", "--kinds", "prefix", "quantised"]
+    given += ["--steps", "2", "--planner-steps", "1", "--ratios", "8", "--latencies", "0", "--episodes", "2"]
+    assert command("plan_kinds", *given) == 0
+    said = capsys.readouterr().out
+    assert [(row.variant, row.control) for row in load(tmp_path / "rows.jsonl")] == [
+        ("prefix", "none"), ("prefix", "shuffled"), ("quantised", "none"), ("quantised", "shuffled")
+    ]  # fmt: skip
+    # 2 vectors of 16 numbers: of 32 bits, or of log2(8 * 5 * 5 * 5) bits every four.
+    assert "1024" in said
+    assert "80" in said
+    models = [json.loads((tmp_path / kind / "facts.json").read_text())["model"] for kind in ("prefix", "quantised")]
+    assert [(model["plan_read"], model["plan_levels"]) for model in models] == [
+        ("prefix", []), ("cross_attention", [8, 5, 5, 5])
+    ]  # fmt: skip

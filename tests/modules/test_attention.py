@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from modules import attention
-from modules.attention import KeyValues, attend, attend_in_order, attend_own, pick, rotate, rotation, split_heads
+from modules.attention import (
+    KeyValues,
+    Prefix,
+    Relative,
+    attend,
+    attend_in_order,
+    attend_own,
+    distance_waves,
+    pick,
+    rotate,
+    rotation,
+    score_distances,
+    split_heads,
+)
 
 HEADS, SIZE = 2, 6
 
@@ -73,6 +86,60 @@ def test_each_query_over_its_own_keys():
     for q in range(3):
         one = by_hand(query[:, q : q + 1], key[q], value[q], np.ones((1, 4), bool))
         np.testing.assert_allclose(found[q], one[0], atol=1e-5)
+
+
+def test_a_prefix_is_keys_that_stand_before_all_others():
+    """As if each query's own had been in the memory; and a query that sees nothing else attends to them alone."""
+    query, turned, key, value = arrays((HEADS, 3, SIZE), (HEADS, 3, SIZE), (HEADS, 4, SIZE), (HEADS, 4, SIZE))
+    own_key, own_value = arrays((3, HEADS, 2, SIZE), (3, HEADS, 2, SIZE), seed=1)
+    mask = np.array([[True, False, True, True], [False, True, False, False], [False] * 4])
+    found = attend(turned, KeyValues(key, value), mask, prefix=Prefix(query, KeyValues(own_key, own_value)))
+    for q in range(3):
+        mixed = np.zeros((HEADS, SIZE))
+        for head in range(HEADS):
+            scores = np.concatenate([own_key[q, head] @ query[head, q], key[head, mask[q]] @ turned[head, q]]) / np.sqrt(SIZE)
+            mixed[head] = softmax(scores) @ np.concatenate([own_value[q, head], value[head, mask[q]]])
+        np.testing.assert_allclose(found[q], mixed.reshape(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 40])
+def test_what_queries_say_of_distances_is_the_formula(queries):
+    """Few queries are projected themselves and many project the distances: the formula is one."""
+    query, projection = arrays((HEADS, queries, SIZE), (HEADS * SIZE, HEADS * SIZE))
+    waves = distance_waves(9, HEADS * SIZE)
+    found = score_distances(query, projection, waves)
+    for head in range(HEADS):
+        keys = waves @ projection[:, head * SIZE : (head + 1) * SIZE]
+        np.testing.assert_allclose(found[head], query[head] @ keys.T / np.sqrt(SIZE), atol=1e-4)
+
+
+def test_distances_are_told_apart_by_their_waves():
+    waves = distance_waves(300, 12)
+    apart = np.linalg.norm(waves[:, None] - waves[None], axis=-1) + 10 * np.eye(300)
+    assert apart.min() > 1e-2
+    np.testing.assert_array_equal(waves[0], [0] * 6 + [1] * 6)
+
+
+def test_a_distance_adds_to_the_score_of_its_pair():
+    query, key, value, score = arrays((HEADS, 5, SIZE), (HEADS, 9, SIZE), (HEADS, 9, SIZE), (HEADS, 5, 4))
+    distance = np.random.default_rng(1).integers(4, size=(5, 9))
+    found = attend(query, KeyValues(key, value), np.ones((5, 9), bool), Relative(score, distance))
+    for q in range(5):
+        for head in range(HEADS):
+            weights = softmax(key[head] @ query[head, q] / np.sqrt(SIZE) + score[head, q, distance[q]])
+            np.testing.assert_allclose(found[q, head * SIZE : (head + 1) * SIZE], weights @ value[head], atol=1e-5)
+
+
+@pytest.mark.parametrize("reach", [None, 5])
+def test_chunks_take_their_share_of_distances_and_prefixes(reach, monkeypatch):
+    monkeypatch.setattr(attention, "CHUNK", 8)
+    query, key, value, score = arrays((HEADS, 30, SIZE), (HEADS, 30, SIZE), (HEADS, 30, SIZE), (HEADS, 30, 6))
+    prefix = Prefix(query, KeyValues(*arrays((30, HEADS, 2, SIZE), (30, HEADS, 2, SIZE), seed=1)))
+    back = np.arange(30)[:, None] - np.arange(30)[None]
+    mask, far = (back >= 0) & (back < 6), Relative(score, np.clip(back, 0, 5))
+    whole = attend(query, KeyValues(key, value), mask, far, prefix)
+    found = attend_in_order(query, KeyValues(key, value), mask, reach, far, prefix)
+    np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
 def test_pick_is_indexing_and_zero_for_none():

@@ -1,5 +1,7 @@
 """One transformer, two ways: over a stream at once, and over a cache in chunks of any length."""
 
+import dataclasses
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,14 @@ CONFIG = TransformerConfig(width=8, layers=2, heads=2, feed_forward=12, window=4
 TOKENS, A_TICK, SLOTS = 36, 3, 12
 
 
-def run(x, place, cache=None, slots=None):
-    return Transformer(CONFIG, "transformer")(x, place, cache=cache, slots=slots)
+def model(config: TransformerConfig) -> hk.Transformed:
+    def run(x, place, cache=None, slots=None):
+        return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
+
+    return hk.without_apply_rng(hk.transform(run))
 
 
-MODEL = hk.without_apply_rng(hk.transform(run))
+MODEL, RELATIVE = model(CONFIG), model(dataclasses.replace(CONFIG, position="relative"))
 APPLY = jax.jit(MODEL.apply)
 
 
@@ -32,17 +37,29 @@ def params():
     return jax.jit(MODEL.init)(jax.random.key(0), *stream())
 
 
+def with_biases(params: hk.Params) -> hk.Params:
+    """Biases start at zero: others, so that they are seen."""
+    rng = np.random.default_rng(2)
+
+    def drawn(name: str, leaf: jax.Array) -> jax.Array:
+        return rng.normal(size=leaf.shape).astype(np.float32) if "bias" in name else leaf
+
+    return {module: {name: drawn(name, leaf) for name, leaf in leaves.items()} for module, leaves in params.items()}
+
+
+@pytest.mark.parametrize("transformed", [MODEL, RELATIVE], ids=["rotary", "relative"])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 6])
-def test_a_cache_in_chunks_gives_what_the_whole_stream_gives(params, chunk):
+def test_a_cache_in_chunks_gives_what_the_whole_stream_gives(transformed, chunk):
     """The cache has room for one window of 4 ticks of 3 tokens and a chunk, and is gone through at least twice."""
     x, place = stream()
-    whole, _ = APPLY(params, x, place)
+    params, apply = with_biases(jax.jit(transformed.init)(jax.random.key(0), x, place)), jax.jit(transformed.apply)
+    whole, _ = apply(params, x, place)
     # A chunk is written before it is read: without more room, its last tokens overwrite what its first ones still see.
     slots = SLOTS + chunk - 1
     cache, parts = empty_cache(CONFIG, slots), []
     for start in range(0, TOKENS, chunk):
         at = np.arange(start, start + chunk)
-        out, cache = APPLY(params, x[at], Place(*(part[at] for part in place)), cache, at % slots)
+        out, cache = apply(params, x[at], Place(*(part[at] for part in place)), cache, at % slots)
         parts.append(out)
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
 
@@ -66,6 +83,47 @@ def test_layers_reach_as_far_as_their_windows_add_up(params):
     assert np.array_equal(np.unique(ticks), np.arange(ticks.min(), place.time[-1] + 1))
 
 
+@pytest.mark.parametrize("transformed", [MODEL, RELATIVE], ids=["rotary", "relative"])
+def test_the_same_a_long_time_later_is_the_same_and_stretched_it_is_not(transformed):
+    x, place = stream()
+    params, apply = with_biases(jax.jit(transformed.init)(jax.random.key(0), x, place)), jax.jit(transformed.apply)
+    here, later = (apply(params, x, place._replace(time=place.time + start))[0] for start in (0, 100_000))
+    np.testing.assert_allclose(later, here, atol=1e-5)
+    # Tick 2 comes a tick later, and all that follows with it: seen from tick 3 on, tick 1 is further away.
+    stretched, _ = apply(params, x, place._replace(time=place.time + (place.time > 1)))
+    assert np.abs(stretched - here)[place.time == 2].max() > 1e-3
+    np.testing.assert_allclose(stretched[place.time < 2], here[place.time < 2], atol=1e-6)
+
+
+def test_relative_attention_is_transformer_xls(monkeypatch):
+    """One layer, written out pair by pair: content and position with their biases, distances through their own projection."""
+    config = dataclasses.replace(CONFIG, layers=1, position="relative")
+    x, place = stream()
+    params = with_biases(jax.jit(model(config).init)(jax.random.key(0), x, place))
+    seen = {}
+
+    def kept(query, memory, mask, reach, relative, prefix):
+        seen.update(query=query, memory=memory, mask=mask, relative=relative)
+        return jnp.zeros_like(x)
+
+    monkeypatch.setattr("modules.transformer.attend_in_order", kept)
+    model(config).apply(params, x, place)
+    query, memory, mask, relative = (seen[name] for name in ("query", "memory", "mask", "relative"))
+    scores = np.einsum("hqd,hkd->hqk", query, memory.key) / 2 + np.take_along_axis(relative.score, relative.distance[None], 2)
+    layer = params["transformer/layer_0"]
+    normed = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6) * params["transformer/layer_0/norm_attention"]["scale"]
+    parts = np.split(normed @ params["transformer/layer_0/query_key_value"]["w"], 3, axis=-1)
+    for head in range(2):
+        at = slice(4 * head, 4 * head + 4)
+        u, v, to_distance = layer["content_bias"][at], layer["position_bias"][at], layer["distance"][:, at]
+        for q, k in ((0, 0), (10, 3), (35, 27), (20, 12)):
+            assert mask[q, k]
+            angle = (place.time[q] - place.time[k]) * 10_000.0 ** (-np.arange(4) / 4)
+            far = np.concatenate([np.sin(angle), np.cos(angle)]) @ to_distance
+            expected = ((parts[0][q, at] + u) @ parts[1][k, at] + (parts[0][q, at] + v) @ far) / 2
+            assert float(scores[head, q, k]) == pytest.approx(float(expected), abs=1e-4)
+
+
 def test_dropped_tokens_leave_the_cache_as_it_was(params):
     x, place = stream()
     first = np.arange(3)
@@ -76,9 +134,17 @@ def test_dropped_tokens_leave_the_cache_as_it_was(params):
 
 
 @pytest.mark.parametrize(
-    "wrong", [dict(width=10, heads=2), dict(layers=0), dict(window=0), dict(feed_forward=13), dict(width=6, heads=4)]
+    "wrong",
+    [
+        dict(width=10, heads=2),
+        dict(layers=0),
+        dict(window=0),
+        dict(feed_forward=13),
+        dict(width=6, heads=4),
+        dict(position="by foot"),
+    ],
 )
 def test_sizes_that_make_no_transformer_are_refused(wrong):
     sizes = dict(width=8, layers=2, heads=2, feed_forward=12, window=4) | wrong
-    with pytest.raises(ValueError, match=r"heads of an even size|at least 1"):
+    with pytest.raises(ValueError, match=r"heads of an even size|at least 1|position is"):
         TransformerConfig(**sizes)

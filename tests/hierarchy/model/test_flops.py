@@ -13,6 +13,7 @@ from hierarchy.model import stepwise
 from hierarchy.model.config import PRESETS, ModelConfig
 from hierarchy.model.flops import TABLES, flops_per_tick, follow_flops, parameters, tick_flops, update_flops
 from hierarchy.model.network import build
+from tests.hierarchy.model.two_rate_toys import relative
 
 CASES = [
     pytest.param(preset, task, read, id=f"{preset}-{task}-{read}")
@@ -20,16 +21,21 @@ CASES = [
         ("debug", "patrol", "cross_attention"),
         ("debug", "patrol", "film"),
         ("debug", "reacher_easy", "cross_attention"),
+        ("debug", "reacher_easy", "prefix"),
+        ("debug", "patrol", "quantised"),
+        ("debug", "reacher_easy", "relative"),
         ("text", "text", "cross_attention"),
         ("demo", "patrol", "cross_attention"),
         ("demo", "reacher_easy", "cross_attention"),
+        ("demo", "patrol", "relative"),
     )
 ]
+KINDS = {"quantised": lambda config: dataclasses.replace(config, plan_levels=(5,)), "relative": relative}
 NUMBER = jax.ShapeDtypeStruct((), jnp.int32)
 
 
 def parts(preset: str, task: str, read: str = "cross_attention", agent: str = "two_rate"):
-    config: ModelConfig = dataclasses.replace(PRESETS[preset], plan_read=read)
+    config = KINDS.get(read, lambda config: dataclasses.replace(config, plan_read=read))(PRESETS[preset])
     if agent != "two_rate":
         config = dataclasses.replace(config, planner=None)
     schema = schema_of((task,), 280, agent)

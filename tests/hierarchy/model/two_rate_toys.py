@@ -13,7 +13,19 @@ from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting
 from hierarchy.corpus.packing import Packing, fill
 from hierarchy.corpus.segment import HEADS, Segment, cut, encode_episode
 from hierarchy.episode import Episode
-from hierarchy.layout import Bounded, Discrete, Field, Image, Layout, Piece, Schema, Text, single_rate
+from hierarchy.layout import (
+    Bounded,
+    Discrete,
+    Field,
+    Image,
+    Layout,
+    Piece,
+    Schema,
+    Text,
+    ahead,
+    single_rate,
+    tick_action,
+)
 from hierarchy.model.config import ModelConfig
 from hierarchy.model.network import Network, build
 from hierarchy.model.parallel import Logits, forward
@@ -40,6 +52,7 @@ class Kind(NamedTuple):
     ticks: int = 64
 
 
+CHUNK = 4
 ALONE = dataclasses.replace(MODEL, planner=None)
 SIGNS = Field("signs", Bounded((-1.0, 0.0), (1.0, 5.0), bins=64), 2, spoken=True)
 
@@ -47,6 +60,13 @@ SIGNS = Field("signs", Bounded((-1.0, 0.0), (1.0, 5.0), bins=64), 2, spoken=True
 def with_signs(layout: Layout) -> Layout:
     """Returns the layout whose planner is also told numbers when they change."""
     return dataclasses.replace(layout, planner=(*layout.planner, SIGNS))
+
+
+def relative(model: ModelConfig) -> ModelConfig:
+    """Returns the model whose two transformers attend by distance."""
+    return dataclasses.replace(
+        model, **{part: dataclasses.replace(getattr(model, part), position="relative") for part in ("planner", "controller")}
+    )
 
 
 PICTURE = Field("picture", Image(16, 8, patch=8))
@@ -77,8 +97,12 @@ KINDS = {
     "pooled": Kind(with_signs(toy_layout())),
     "film": Kind(toy_layout(elements=3), dataclasses.replace(MODEL, plan_read="film")),
     "scalars": Kind(toy_layout(elements=2, pooled=False, discrete=True), ticks=32),
+    "prefix": Kind(toy_layout(elements=2), dataclasses.replace(MODEL, plan_read="prefix")),
+    "quantised": Kind(toy_layout(), dataclasses.replace(MODEL, plan_levels=(3, 4))),
+    "relative": Kind(with_signs(toy_layout(elements=2)), relative(MODEL)),
     "single_rate": Kind(toy_layout(elements=2, planner=False), ALONE),
     "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), ALONE, ticks=32),
+    "chunked": Kind(ahead(toy_layout(elements=2), 0, CHUNK), ALONE),
     "text": Kind(talking(), ticks=32),
     "captions": Kind(talking(pictures=True), ticks=32),
     "pictures": Kind(watching()),
@@ -141,7 +165,7 @@ def budgets(schema: Schema, model: ModelConfig, ticks: int) -> Packing:
 
 def world(made: Toy, first: int = 0) -> list[Episode]:
     """Returns three episodes, numbered from `first`, whose observations the agent will be shown and whose words differ."""
-    action = made.layout.action
+    action = tick_action(made.layout)
     facts = dict(elements=action.size, discrete=not hasattr(action.codec, "low"))
     episodes = [toy_episode(first + i, made.ticks, says=says, **facts) for i, says in enumerate(SAYS)]
     rng = np.random.default_rng((first, 1))

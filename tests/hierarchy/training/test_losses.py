@@ -8,7 +8,7 @@ import pytest
 from hierarchy.batch import Batch, Targets
 from hierarchy.model.parallel import act, think
 from hierarchy.timeline import periodic
-from hierarchy.training.learner import LearnerConfig, initial_state, make_step, rate, step_weights
+from hierarchy.training.learner import LearnerConfig, detached, initial_state, make_step, rate, step_weights
 from hierarchy.training.losses import LossWeights, action_loss, cross_entropy, joint_loss, plan_use
 from tests.hierarchy.model.two_rate_toys import Toy, packed, segments, toy, windows, world
 
@@ -65,6 +65,61 @@ def test_no_step_of_the_warm_up_moves_a_controller(made):
         assert groups(change)["controller"] == moved
     assert int(state.step) == 3
     assert groups(change)["planner"]
+
+
+def test_detached_plans_carry_exactly_no_gradient_and_change_no_loss(made):
+    toy_, batch = made
+    weights = LossWeights(sub_goal=0.0)
+
+    def graded(network):
+        return jax.jit(jax.value_and_grad(lambda params: joint_loss(network, params, batch, weights)[0]))(toy_.params)
+
+    (loss, gradient), (joint_loss_, joint) = graded(detached(toy_.network)), graded(toy_.network)
+    assert loss == joint_loss_
+    assert groups(gradient) == {"planner": False, "controller": True}
+    assert groups(joint) == {"planner": True, "controller": True}
+    same = [jax.tree.leaves((gradient[name], joint[name])) for name in joint if name.startswith("controller")]
+    for leaves in same:
+        half = len(leaves) // 2
+        for one, other in zip(leaves[:half], leaves[half:], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(("planner", "moved"), [("joint", True), ("detached", True), ("frozen", False)])
+def test_a_frozen_planner_stays_as_its_warm_up_left_it_bit_for_bit(made, planner, moved):
+    """With momentum from the warm-up and with weight decay, that need no gradient to move a weight."""
+    toy_, batch = made
+    config = LearnerConfig(steps=6, planner_steps=2, rate_warm_up=1, weight_decay=0.1, planner=planner)
+    warm, joint = (make_step(toy_.network, config, step_weights(config, step)) for step in (0, 5))
+    state = initial_state(toy_.network, config)
+    for _ in range(2):
+        state, _ = warm(state, batch)
+    before = jax.tree.map(np.asarray, state.params)
+    for _ in range(2):
+        state, metrics = joint(state, batch)
+    assert metrics["sub_goal_loss"] > 0
+    change = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, before)
+    assert groups(change) == {"planner": moved, "controller": True}
+
+
+def test_the_action_moves_a_detached_planner_not_at_all(made):
+    toy_, batch = made
+    config = LearnerConfig(
+        steps=4, planner_steps=0, rate_warm_up=1, weight_decay=0.0, planner="detached", weights=LossWeights(sub_goal=0.0)
+    )
+    step, state = make_step(toy_.network, config, config.weights), initial_state(toy_.network, config)
+    before = jax.tree.map(np.asarray, state.params)
+    for _ in range(2):
+        state, _ = step(state, batch)
+    change = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, before)
+    assert groups(change) == {"planner": False, "controller": True}
+
+
+def test_a_warm_up_that_would_train_nothing_is_refused():
+    with pytest.raises(ValueError, match="set planner_steps to 0"):
+        LearnerConfig(planner_steps=10, weights=LossWeights(sub_goal=0.0))
+    with pytest.raises(ValueError, match="joint, detached, frozen"):
+        LearnerConfig(planner="asleep")
 
 
 def test_the_rate_warms_up_and_falls_to_its_end():
