@@ -10,7 +10,7 @@ import pytest
 from experiments.tasks import schema_of
 from hierarchy.layout import tokens_between, tokens_per_reading, tokens_per_update
 from hierarchy.model import stepwise
-from hierarchy.model.config import PRESETS, ModelConfig
+from hierarchy.model.config import PRESETS
 from hierarchy.model.flops import TABLES, flops_per_tick, follow_flops, parameters, tick_flops, update_flops
 from hierarchy.model.network import build
 from tests.hierarchy.model.two_rate_toys import relative
