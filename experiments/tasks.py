@@ -1,7 +1,6 @@
 """The tasks by name: a world, its expert, and the layout that turns its ticks into tokens, put together here alone."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import dm_env
@@ -30,8 +29,9 @@ from envs.patrol import Patrol
 from envs.patrol_camera import PatrolCamera
 from envs.recording import Expert
 from envs.switching_goal import SwitchingGoal
+from experiments import layouts
 from hierarchy.episode import Episode
-from hierarchy.layout import Bounded, Continuous, Discrete, Field, Image, Layout, Piece, Schema, Text, ahead, single_rate
+from hierarchy.layout import Layout, Schema, ahead, single_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,91 +74,6 @@ class Collection:
         raise ValueError(f"{self.name!r} has no environment: `python -m experiments.evaluate_text` measures it")
 
 
-def motor(size: int) -> Field:
-    """Returns the action field of `size` motors in [-1, 1]."""
-    return Field("action", Bounded((-1.0,) * size, (1.0,) * size), size)
-
-
-def number(name: str, size: int, bound: float, mu: float = 5.0, **how) -> Field:
-    """Returns a field of continuous values up to about `bound`, finer near zero."""
-    return Field(name, Continuous(mu, bound), size, **how)
-
-
-def angle(name: str, size: int) -> Field:
-    """Returns a field of joint angles, a turn to either side; next to linear, so that the embedding's waves over its bins are the
-    angle's own sine and cosine."""
-    return Field(name, Continuous(0.01, math.tau), size)
-
-
-TRACK = Bounded((-1.2,) * 4, (1.2,) * 4)
-SUB_GOAL = (Field("target", Discrete(4)), Field("sub_goal", Bounded((-1.2,), (1.2,), bins=64)))
-HISTORY = {"frames": 4, "stride": 8}
-
-
-def cart(**how) -> tuple[Field, ...]:
-    """Returns the fields of cart and pole."""
-    return number("position", 3, 2.0, **how), number("velocity", 2, 10.0, **how)
-
-
-PATROL = Layout(
-    "patrol",
-    planner=(
-        Field("instruction", Text()),
-        Field("pads", TRACK, 4, spoken=True),
-        Field("chime", Discrete(32), summed="episode"),
-        *cart(**HISTORY),
-    ),
-    controller=cart(),
-    action=motor(1),
-    sub_goal=SUB_GOAL,
-)
-PATROL_CAMERA = dataclasses.replace(
-    PATROL,
-    name="patrol_camera",
-    planner=(
-        *(field for field in PATROL.planner if field.name != "pads"),
-        Field("camera", Image(patrol_camera.HEIGHT, patrol_camera.WIDTH)),
-    ),
-)
-GO_TO = dataclasses.replace(
-    PATROL, name="go_to", planner=(Field("instruction", Text()), Field("pads", TRACK, 4, spoken=True), *cart(**HISTORY))
-)
-
-
-def body(name: str, motors: int, *fields: Field) -> Layout:
-    """Returns the layout of a body whose planner and controller read the same numbers."""
-    return Layout(name, planner=fields, controller=fields, action=motor(motors))
-
-
-REACHER = angle("position", 2), number("to_target", 2, 0.5), number("velocity", 2, 20.0)
-FINGER = (
-    number("position", 4, 2.0),
-    number("velocity", 3, 20.0),
-    number("touch", 2, 10.0),
-    number("target_position", 2, 0.5),
-    number("dist_to_target", 1, 0.5),
-)
-FISH = number("joint_angles", 7, 2.0), number("upright", 1, 1.0), number("velocity", 13, 20.0)
-WALKER = number("orientations", 14, 1.0), number("height", 1, 2.0), number("velocity", 9, 20.0)
-SUITE = {
-    "cartpole_balance": body("cartpole_balance", 1, *cart()),
-    "cartpole_swingup": body("cartpole_swingup", 1, *cart()),
-    "pendulum_swingup": body("pendulum_swingup", 1, number("orientation", 2, 1.0), number("velocity", 1, 12.0)),
-    "reacher_easy": body("reacher_easy", 2, *REACHER),
-    "reacher_hard": body("reacher_hard", 2, *REACHER),
-    "point_mass_easy": body("point_mass_easy", 2, number("position", 2, 0.5), number("velocity", 2, 2.0)),
-}
-PLANNED = {
-    "ball_in_cup_catch": body("ball_in_cup_catch", 2, number("position", 4, 0.5), number("velocity", 4, 5.0)),
-    "finger_turn_easy": body("finger_turn_easy", 2, *FINGER),
-    "finger_turn_hard": body("finger_turn_hard", 2, *FINGER),
-    "fish_upright": body("fish_upright", 5, *FISH),
-    "fish_swim": body("fish_swim", 5, number("target", 3, 1.0), *FISH),
-    "walker_stand": body("walker_stand", 6, *WALKER),
-    "walker_walk": body("walker_walk", 6, *WALKER),
-}
-
-
 # Most of an episode is rest at the goal; what follows a burst shows the way there. A regulator has no way back from far off.
 BURSTS = {
     "cartpole_balance": 0.0,
@@ -176,7 +91,7 @@ def suite_task(name: str) -> Task:
     def expert(noisy: bool) -> Expert:
         return suite_experts.SuiteExpert(Noise(bursts=BURSTS[name]) if noisy else None)
 
-    return Task(lambda: suite.make(name), expert, SUITE[name], suite.SUITE_TICKS)
+    return Task(lambda: suite.make(name), expert, layouts.SUITE[name], suite.SUITE_TICKS)
 
 
 def planned_task(name: str) -> Task:
@@ -185,7 +100,7 @@ def planned_task(name: str) -> Task:
     return Task(
         lambda: suite_tasks.make(name),
         suite_planning.PlanningExpert,
-        PLANNED[name],
+        layouts.PLANNED[name],
         suite_tasks.SETTINGS[name].ticks,
         kept=SUCCESS * planned.mean_return,
         cost_s=planned.cost_s,
@@ -194,47 +109,18 @@ def planned_task(name: str) -> Task:
 
 def meta_world_task(name: str) -> Task:
     """Returns a task of Meta-World; its return is 1 for success."""
-    fields = number("hand", 4, 1.0), number("objects", 14, 1.0), number("goal", 3, 1.0)
-    layout = body(name, 4, *fields)
+    layout = layouts.meta_world_layout(name)
     return Task(lambda: meta_world.make(name), meta_world.ScriptedPolicy, layout, meta_world.TICKS, kept=1.0, cost_s=1.0)
 
 
 def baby_ai_task(name: str) -> Task:
-    """Returns a level of BabyAI; its return is 1 for success. The words are the planner's alone."""
-    cells = tuple(Field(symbol, Discrete(values), baby_ai.CELLS) for symbol, values in baby_ai.SYMBOLS.items())
-    seen = (*cells, Field("direction", Discrete(4)))
-    layout = Layout(name, planner=(Field("mission", Text()), *seen), controller=seen, action=Field("action", Discrete(7)))
-    return Task(lambda: baby_ai.make(name), baby_ai.Bot, layout, baby_ai.LEVELS[name][1], kept=1.0)
+    """Returns a level of BabyAI; its return is 1 for success."""
+    return Task(lambda: baby_ai.make(name), baby_ai.Bot, layouts.baby_ai_layout(name), baby_ai.LEVELS[name][1], kept=1.0)
 
 
 def regulator(noisy: bool) -> Expert:
     """Returns the patrol's expert."""
     return patrol_experts.Regulator(patrol_experts.NOISY if noisy else patrol_experts.CLEAN)
-
-
-BENCH = {
-    "cue_recall": Layout(
-        "cue_recall",
-        planner=(Field("cue", Discrete(5)),),
-        controller=(Field("go", Discrete(2)),),
-        action=Field("action", Discrete(4)),
-        sub_goal=Field("sub_goal", Discrete(4)),
-    ),
-    "switching_goal": Layout(
-        "switching_goal",
-        planner=(Field("goal", Discrete(4)),),
-        controller=(Field("clock", Bounded((0.0,), (1.0,))),),
-        action=Field("action", Discrete(4)),
-        sub_goal=Field("sub_goal", Discrete(4)),
-    ),
-    "disturbance_rejection": Layout(
-        "disturbance_rejection",
-        planner=(Field("goal", Bounded((-1.0,), (1.0,))),),
-        controller=(number("position", 1, 4.0),),
-        action=motor(1),
-        sub_goal=Field("sub_goal", Bounded((-1.0,), (1.0,), bins=32)),
-    ),
-}
 
 
 def recalled(noisy: bool) -> Expert:
@@ -252,46 +138,32 @@ def pushed(noisy: bool) -> Expert:
     return disturbance_rejection.Expert(Noise(most=0.1) if noisy else None)
 
 
-PIECES = 8
-SAID = Field("previous_action", Piece(), PIECES)
-TEXT = Layout(
-    "text",
-    planner=(dataclasses.replace(SAID, every_tick=True),),
-    controller=(SAID,),
-    action=Field(documents.TEXT, Piece(), PIECES),
-    pooled=False,
-)
-CAPTIONS = dataclasses.replace(
-    TEXT, name="captions", planner=(*TEXT.planner, Field("picture", Image(captions.SIDE, captions.SIDE)))
-)
-
 COLLECTIONS = {
     "text": Collection(
         "text",
         documents.episode,
         lambda: len(documents.documents()),
-        TEXT,
+        layouts.TEXT,
         documents.origin,
         documents.LICENCE,
         documents.TICK_S,
     ),
     "captions": Collection(
-        "captions", captions.episode, lambda: None, CAPTIONS, lambda: "envs.captions", "Apache-2.0", documents.TICK_S
+        "captions", captions.episode, lambda: None, layouts.CAPTIONS, lambda: "envs.captions", "Apache-2.0", documents.TICK_S
     ),
 }
-"""Text says `PIECES` pieces a tick; the planner reads every piece up to its update, the controller those of its window."""
 
 TASKS = {
-    "patrol": Task(Patrol, regulator, PATROL, 256, patrol_experts.augment),
-    "patrol_camera": Task(PatrolCamera, regulator, PATROL_CAMERA, 256, patrol_camera.augment),
-    "go_to": Task(GoTo, regulator, GO_TO, 256, patrol_experts.augment),
-    "cue_recall": Task(CueRecall, recalled, BENCH["cue_recall"], cue_recall.Rules().ticks),
-    "switching_goal": Task(SwitchingGoal, switched, BENCH["switching_goal"], switching_goal.Rules().ticks),
+    "patrol": Task(Patrol, regulator, layouts.PATROL, 256, patrol_experts.augment),
+    "patrol_camera": Task(PatrolCamera, regulator, layouts.PATROL_CAMERA, 256, patrol_camera.augment),
+    "go_to": Task(GoTo, regulator, layouts.GO_TO, 256, patrol_experts.augment),
+    "cue_recall": Task(CueRecall, recalled, layouts.BENCH["cue_recall"], cue_recall.Rules().ticks),
+    "switching_goal": Task(SwitchingGoal, switched, layouts.BENCH["switching_goal"], switching_goal.Rules().ticks),
     "disturbance_rejection": Task(
-        DisturbanceRejection, pushed, BENCH["disturbance_rejection"], disturbance_rejection.Rules().ticks
+        DisturbanceRejection, pushed, layouts.BENCH["disturbance_rejection"], disturbance_rejection.Rules().ticks
     ),
 }
-TASKS |= {name: suite_task(name) for name in SUITE} | {name: planned_task(name) for name in PLANNED}
+TASKS |= {name: suite_task(name) for name in layouts.SUITE} | {name: planned_task(name) for name in layouts.PLANNED}
 TASKS |= {name: meta_world_task(name) for name in meta_world.NAMES} | {name: baby_ai_task(name) for name in baby_ai.LEVELS}
 
 

@@ -9,7 +9,7 @@ import typing
 
 import pytest
 
-from experiments import evaluate, tasks, train
+from experiments import evaluate, layouts, tasks, train
 from experiments.compare_ratios import CompareConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluate_text import EvaluateTextConfig
@@ -119,7 +119,7 @@ def test_a_run_of_another_kind_is_not_gone_on_with(changed, named, debug_run, ow
 
 
 def test_a_checkpoint_of_another_layout_is_refused(debug_run, monkeypatch, capsys):
-    layout = dataclasses.replace(tasks.PATROL, controller=(Field("position", Continuous(20.0, 2.0), 3),))
+    layout = dataclasses.replace(layouts.PATROL, controller=(Field("position", Continuous(20.0, 2.0), 3),))
     monkeypatch.setitem(tasks.TASKS, "patrol", dataclasses.replace(tasks.TASKS["patrol"], layout=layout))
     said = complaint(capsys, "evaluate", "--run", debug_run / "two_rate")
     assert "is a checkpoint of another layout: layouts[0].controller" in said
