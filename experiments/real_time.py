@@ -315,7 +315,7 @@ def fly(config: RealTimeConfig) -> dict[str, Any]:
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    config = tyro.cli(RealTimeConfig, description=__doc__)
+    config = tyro.cli(RealTimeConfig, description=f"{__doc__}\n{RealTimeConfig.__doc__}")
     cache_compilations(Path("runs/.jax_cache"))
     try:
         found = fly(config)

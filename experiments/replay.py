@@ -131,7 +131,7 @@ class ReplayConfig:
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    config = tyro.cli(ReplayConfig, description=__doc__)
+    config = tyro.cli(ReplayConfig, description=f"{__doc__}\n{ReplayConfig.__doc__}")
     cache_compilations(Path("runs/.jax_cache"))
     try:
         worst = max(float(apart.max()) for apart in replay(config.run))
