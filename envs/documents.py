@@ -45,7 +45,8 @@ def modules() -> list[pathlib.Path]:
 
 
 def docstrings(path: pathlib.Path) -> str:
-    """Returns a module's docstrings in order, each function's and class's after its name; what cannot be parsed has none."""
+    """Returns a module's docstrings, outer ones before inner ones, each function's and class's after its name; what cannot be
+    parsed has none."""
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError:

@@ -21,8 +21,9 @@ from envs.suite_tasks import SETTINGS, SuiteTask
 class Planned(NamedTuple):
     """sensors: name to what the planning copy of the model measures besides the suite's own, as MJCF says it.
 
-    mean_return: of the clean expert, in a whole episode; experiments/bodies.md says from how many. cost_s: CPU seconds of
-    one. noise: the most while recording, in units of an action range of [-1, 1].
+    mean_return: of the clean expert in a whole episode, estimated from the few episodes (shortened for the ball and for standing)
+    that experiments/bodies.md lists. cost_s: CPU seconds of one. noise: the most while recording, in units of an action range
+    of [-1, 1].
     """
 
     sensors: Mapping[str, str]

@@ -24,7 +24,7 @@ from envs.suite_experts import RandomExpert
 from experiments.interventions import Control, HeldAction, LateAction, intervention
 from experiments.rows import Row, append
 from experiments.statistics import mean_interval, normalise
-from experiments.tasks import find, layouts_of, schema_of
+from experiments.tasks import Collection, Task, find, layouts_of, schema_of
 from experiments.train import TOKENIZER, cache_compilations, lookahead
 from hierarchy.control.agent import Acting, Agent, compile_acting
 from hierarchy.corpus.text import Tokenizer
@@ -148,9 +148,17 @@ def seeds_of(count: int) -> tuple[int, ...]:
     return tuple(range(FIRST_SEED, FIRST_SEED + count))
 
 
+def acted(task: str) -> Task:
+    """Returns a task that can be acted in. Raises ValueError for a collection of texts."""
+    found = find(task)
+    if isinstance(found, Collection):
+        raise ValueError(f"{task!r} has no environment: `python -m experiments.evaluate_text` measures it")
+    return found
+
+
 def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
-    horizon = find(task).ticks
+    horizon = acted(task).ticks
     if trained.lookahead:
         layout, every = trained.layout(task, cell), periodic(horizon, cell.ratio)
         own = trained.agent(layout.name, every, horizon, cell.decoding)

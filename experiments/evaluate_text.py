@@ -151,10 +151,10 @@ def segment_of(document: Encoded, config: EvaluateTextConfig, packing: Packing):
     return cut(np.random.default_rng(0), document, timeline, (0, min(document.ticks, config.ticks)), packing)
 
 
-def decode(trained: Trained, episodes: Sequence[Episode], ratio: int, latency: int, control: str, ticks: int = 12) -> list[str]:
+def decode(trained: Trained, episodes: Sequence[Episode], ratio: int, latency: int, control: str, ticks: int) -> list[str]:
     """Returns the captions that the agent says of the episodes' pictures, likeliest piece by likeliest piece."""
     timeline = periodic(ticks, ratio, latency, wait_for_first=True)
-    agent = trained.agent("captions", timeline, ticks, "argmax", control if trained.network.config.planner else "none")
+    agent = trained.agent("captions", timeline, ticks, "argmax", control)
     pictures = {"picture": np.stack([episode.observation["picture"][0] for episode in episodes])}
     size = trained.schema["captions"].action.size
     state, said = agent.begin([episode.seed for episode in episodes]), []
@@ -183,6 +183,10 @@ def attributes_right(episodes: Sequence[Episode], said: Sequence[str]) -> np.nda
 
 def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str, Interval]]:
     """Returns task to figure to mean and interval, for the collections that the run was trained on."""
+    if trained.lookahead:
+        raise ValueError(f"{config.run} is a {trained.name} run: it decodes other ticks than the one it reads")
+    if config.rows < 2:
+        raise ValueError(f"rows is {config.rows}: a shuffled plan is another row's, so there are at least 2")
     figures = {}
     for task in (task for task in trained.facts["tasks"] if task in COLLECTIONS):
         source = Source.open(Path(trained.facts["corpus"]) / task)
@@ -196,8 +200,10 @@ def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str,
         nats["trigram"] = np.array([model.nats(pieces_of(document, config.ticks)) for document in documents])
         figures[task] = {f"nats_{name}": mean_interval(values) for name, values in nats.items()}
         if task == "captions":
-            for name, control in (("own", "none"), ("shuffled", "shuffled")):
-                right = attributes_right(held_out, decode(trained, held_out, config.ratio, config.latency, control))
+            longest = max(document.ticks for document in documents)
+            controls = {"own": "none"} | ({"shuffled": "shuffled"} if trained.network.config.planner else {})
+            for name, control in controls.items():
+                right = attributes_right(held_out, decode(trained, held_out, config.ratio, config.latency, control, longest))
                 figures[task][f"attributes_{name}"] = mean_interval(right)
     if not figures:
         raise ValueError(f"{config.run} was trained on {', '.join(trained.facts['tasks'])}: there is no text among them")

@@ -4,8 +4,8 @@
 
 Prints, for each task, mean return and standard deviation over the episodes of the clean expert, of the expert as it is recorded
 with noise in every episode that draws some, and of uniformly random actions; how many of the noisy episodes are worth imitating;
-and the CPU seconds of an episode. A task whose expert plans takes minutes; the tables so far stand in `envs/suite_experts.py`,
-`envs/suite_planning.py`, `envs/meta_world.py` and `envs/baby_ai.py`.
+and the CPU seconds of an episode. A task whose expert plans takes minutes; the tables so far stand in experiments/bodies.md
+and, for the small bodies under noise without bursts, in `envs/suite_experts.py`.
 """
 
 import dataclasses

@@ -47,7 +47,10 @@ def record_source(config: RecordConfig) -> Source:
     """Returns the source in `config.out`, recorded or taken up as it is."""
     task = find(config.task)
     if isinstance(task, Collection):
-        config = dataclasses.replace(config, episodes=min(config.episodes, task.count() or config.episodes))
+        most = (task.count() or config.seed + config.episodes) - config.seed
+        if most < 1:
+            raise ValueError(f"{config.task!r} has {task.count()} episodes, and the first asked for is number {config.seed}")
+        config = dataclasses.replace(config, episodes=min(config.episodes, most))
     if (config.out / MANIFEST).exists():
         return _as_asked(Source.open(config.out), config)
     done, last = finished(config.out), last_seed(config.out)

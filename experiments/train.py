@@ -201,6 +201,7 @@ def assemble(config: TrainConfig) -> Run:
     schema = schema_of(tuple(among), pieces, config.agent, ticks)
     network = build(model_config(config, schema, schema_of(tuple(among), pieces, "two_rate")), schema)
     packing = packing_of(config, network.config)
+    check_warm_up(config, network)
     weights = config.mix.weights or (1.0,) * len(among)
     if len(weights) != len(among):
         raise ValueError(f"{len(weights)} weights for the tasks {', '.join(among)}: give one each, in this order")
@@ -213,6 +214,25 @@ def assemble(config: TrainConfig) -> Run:
     held_out = Mixture(schema, dataclasses.replace(packing, draw_places=False), later, tokenizer)
     batches = [held_out.batch(config.learner.seed + 1_000_003, i)[0] for i in range(4)]
     return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer), batches)
+
+
+def check_warm_up(config: TrainConfig, network: Network) -> None:
+    """Raises ValueError for a warm-up that would train nothing, and for what only a two-rate agent has."""
+    learner, plain = config.learner, PRESETS[config.preset]
+    own = (network.table.goals and learner.weights.sub_goal) or (network.table.pieces and learner.weights.planner_text)
+    if learner.planner_steps and not own:
+        raise ValueError(
+            f"planner_steps {learner.planner_steps} would train nothing, there is no sub-goal and no text here: set "
+            "learner.planner-steps to 0"
+        )
+    asked = {
+        "learner.planner": learner.planner != "joint",
+        "plan-read": config.plan_read not in (None, plain.plan_read),
+        "plan-levels": bool(config.plan_levels),
+    }
+    wrong = [name for name, there in asked.items() if there]
+    if wrong and config.agent != "two_rate":
+        raise ValueError(f"{' and '.join(wrong)} is about plans, and {config.agent} has none: leave it out, or train two_rate")
 
 
 class Stretch:

@@ -377,6 +377,10 @@ class Schema:
         return max([names(layout.controller) for layout in self.layouts if layout.pooled] + [1])
 
 
+NEWER = {"every_tick": False, "late": 0, "chunk": 1}
+"""What fields and layouts had no word for at first, and what it was."""
+
+
 def describe(schema: Schema) -> dict[str, Any]:
     """Returns the schema as plain JSON values, to store beside what was trained on it and to compare."""
 
@@ -384,8 +388,9 @@ def describe(schema: Schema) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             facts = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
             # Said only where it is so: runs from before there was such a thing are described alike.
-            if facts.get("every_tick") is False:
-                del facts["every_tick"]
+            for name, usual in NEWER.items():
+                if facts.get(name) == usual:
+                    del facts[name]
             return {"kind": type(value).__name__} | facts
         return [plain(item) for item in value] if isinstance(value, tuple) else value
 

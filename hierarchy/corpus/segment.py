@@ -111,7 +111,7 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
     if isinstance(layout.action.codec, Piece) and layout.action.name in episode.text:
         if tokenizer is None:
             raise ValueError(f"layout {name!r} says text: a tokenizer is needed")
-        episode = spell(episode, layout.action, tokenizer)
+        episode = spell(episode, tick_action(layout), tokenizer)
     history = History.from_episode(schema, name, episode, tokenizer)
     label = encode_targets(schema, tick_action(layout), episode.label, f"layout {name!r}, label")
     label = look_ahead(label, layout.late, layout.chunk)

@@ -270,6 +270,7 @@ def test_an_ablation_is_named_by_its_row(debug_run, tmp_path):
     assert [row.seen_in_training for row in load(tmp_path / "rows")] == [True, False, False, False]
 
 
+@pytest.mark.long
 def test_plans_of_several_kinds_are_compared(debug_run, tmp_path, capsys):
     given = ["--corpus", debug_run / "corpus", "--out", tmp_path, "--preset", "debug", "--kinds", "prefix", "quantised"]
     given += ["--steps", "2", "--planner-steps", "1", "--ratios", "8", "--latencies", "0", "--episodes", "2"]

@@ -8,6 +8,7 @@ from dm_env import specs
 
 from envs.recording import record
 from envs.suite_experts import RandomExpert
+from experiments import layouts
 from experiments.tasks import TASKS, find
 from hierarchy.corpus.segment import encode_episode
 from hierarchy.layout import PREVIOUS_ACTION, Discrete, Schema, Text
@@ -53,3 +54,9 @@ def test_random_episodes_become_tokens(name):
     encoded = encode_episode(Schema((task.layout,), 300), name, episode, Letters())
     assert encoded.label.shape == (episode.ticks, task.layout.action.size)
     assert episode.ticks <= task.ticks
+
+
+def test_what_a_burst_did_to_the_return_drops_no_episode():
+    """Labels are right in any state; only an expert that can fail has a bar."""
+    assert all(TASKS[name].kept == -np.inf for name in layouts.SUITE)
+    assert all(TASKS[name].kept > 0 for name in layouts.PLANNED)

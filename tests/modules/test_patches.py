@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hierarchy.corpus import codecs
+from modules import patches
 from modules.patches import PatchEmbedding, group_norm, scaled
 
 SIDE, CHANNELS, WIDTH = 16, 3, 24
@@ -18,6 +20,10 @@ def apply():
     params = jax.jit(MODEL.init)(jax.random.key(0), pixels, np.zeros(1, int), np.zeros(1, int))
     call = jax.jit(MODEL.apply)
     return lambda pixels, row, column: np.asarray(call(params, pixels, np.array(row), np.array(column)))
+
+
+def test_there_is_a_row_and_a_column_for_every_interval():
+    assert patches.INTERVALS == codecs.INTERVALS
 
 
 def test_pixels_lie_in_a_quarter_either_side_of_nothing():
