@@ -119,7 +119,7 @@ class RealTimeAgent:
         self._horizon, self._tokenizer, self._stamp = horizon, tokenizer, stamp
         self._wait = wait_for_first and has_planner
         self._safe = np.asarray(safe, action_spec.dtype)
-        self._row, self._sequence, self._refused = -1, 0, NOBODY
+        self._row, self._sequence, self._refused, self._generation = -1, 0, NOBODY, NOBODY
         self._no_plan = self._unpacked = None
         if has_planner:
             self._no_plan = jax.tree.map(lambda leaf: leaf[None], acting.no_plan(params).reading)
@@ -214,7 +214,8 @@ class RealTimeAgent:
         if found is None:
             return plan
         self._sequence, arrived = found
-        if arrived.episode != len(self.flights) or arrived.generation <= self._refused:
+        older, self._generation = arrived.generation < self._generation, max(self._generation, arrived.generation)
+        if arrived.episode != len(self.flights) or arrived.generation <= self._refused or older:
             return plan
         refusal = _refusal(arrived, plan, now)
         if refusal is not None:

@@ -148,6 +148,18 @@ def test_a_plan_that_lies_about_its_tick_is_refused(which):
     assert bench.monitor.incidents
 
 
+def test_a_plan_of_a_planner_that_was_replaced_is_not_taken():
+    bench = Bench(12)
+    bench.begin()
+    bench.tick()
+    bench.link.publish(plan_of(bench, 0, [0], generation=1))
+    bench.tick()
+    bench.link.publish(plan_of(bench, 1, [0, 1], generation=0))
+    bench.tick()
+    assert bench.monitor.rows["plan"][:3].tolist() == [-1, 0, 0]
+    assert not bench.monitor.incidents
+
+
 def test_a_plan_of_the_last_episode_is_not_for_this_one():
     bench = Bench(12)
     bench.begin()
