@@ -239,6 +239,19 @@ def test_policies_that_cannot_be_are_refused():
         Late("pray", 3)
 
 
+def test_deadlines_are_the_worlds_where_it_has_a_clock():
+    """After ticks that the world went through alone, an agent is on time again."""
+    period_s, numbers, began = 0.01, [0, 1, 2, 5, 6, 7, 8], []
+    bench = Bench(len(numbers), period_s, due=lambda: began[0] + numbers[len(bench.executed)] * 10_000_000)
+    bench.begin()
+    for _ in numbers:
+        bench.tick()
+        began = began or [bench.agent.clock.deadline(0)]
+    rows = bench.monitor.rows[: len(numbers)]
+    np.testing.assert_array_equal(rows["deadline"], began[0] + 10_000_000 * np.array(numbers))
+    assert (rows["woken"] >= rows["deadline"]).all()
+
+
 def test_past_its_horizon_an_agent_says_so():
     bench = Bench(2)
     bench.begin()
