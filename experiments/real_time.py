@@ -43,7 +43,7 @@ from hierarchy.corpus.store import write_source
 from hierarchy.episode import Episode
 from hierarchy.model.config import PRESETS
 from hierarchy.model.network import build
-from hierarchy.training.checkpoint import CheckpointError
+from hierarchy.training.checkpoint import CheckpointError, open_manager
 
 WORDINGS = 300
 """Resets whose words a tokenizer for random weights is trained on."""
@@ -59,9 +59,9 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class RealTimeConfig:
-    """out: folder of what is written. hz: ticks a second; 0 for as fast as possible. episodes: one after another, from `seed` on.
-    ticks: at which an episode is cut off; none for its own end. ratio: ticks between the planner's observations, at least; 1 for
-    as often as it can. think_s: what an update takes at least, in place of a larger planner or one far away.
+    """out: folder of what is written, new or empty. hz: ticks a second; 0 for as fast as possible. episodes: one after another,
+    from `seed` on. ticks: at which an episode is cut off; none for its own end. ratio: ticks between the planner's observations,
+    at least; 1 for as often as it can. think_s: what an update takes at least, in place of a larger planner or one far away.
 
     planner: beside in a process, or in a thread where there can be none. world: here, or in a process that goes on by its own
     clock as a robot does. wait_for_first: tick 0 waits for the first plan.
@@ -89,6 +89,8 @@ def parts(weights: Weights, task: str, tokenizer: Path | None, cache: Path | Non
         cache_compilations(cache)
     if weights.run is not None:
         trained = load(weights.run)
+        if trained.lookahead:
+            raise ValueError(f"{weights.run} looks ahead of its ticks ({trained.name}): real time takes a run that does not")
         if task not in trained.facts["tasks"]:
             raise ValueError(f"{weights.run} was trained on {', '.join(trained.facts['tasks'])}, and not on {task!r}")
         return trained.acting(task, "mean"), trained.params, trained.tokenizer
@@ -147,6 +149,7 @@ class Run:
             tokenizer=tokenizer,
             wait_for_first=config.wait_for_first,
             stamp=(lambda: environment.stamped) if isinstance(environment, Driven) else None,
+            due=(lambda: environment.due) if isinstance(environment, Driven) and self.clock.paced else None,
         )
         self.episodes: list[Episode] = []
         self.notes: list[str] = []
@@ -160,8 +163,7 @@ class Run:
             self.agent.warm_up(first)
             yield None
             return
-        # With real-time priority the controller goes first anyway.
-        pace = Pace(self.config.ratio, self.config.think_s, yielding=not (self._first_of_all and priority.may_raise_priority()))
+        pace = Pace(self.config.ratio, self.config.think_s, yielding=True)
         facts = {"pace": pace, "patience": self.config.patience, "place": self.config.planner}
         with PlannerBeside(make, self.link, where=where, monitor=self.monitor, **facts) as planner:
             self.agent.warm_up(first)
@@ -174,19 +176,17 @@ class Run:
         return self.clock.paced and self.config.planner == "process"
 
     def fly(self) -> None:
-        """Runs the episodes; `KeyboardInterrupt` ends the run and keeps those that were whole."""
+        """Runs the episodes; an error or `KeyboardInterrupt`, which is none, ends the run, and those that were whole are kept."""
         tick_s = getattr(self.environment, "tick_s", self.clock.period_s or None)
         with _quiet(self._first_of_all, self.notes), priority.CollectorPauses() as collector:
-            for seed in range(self.config.seed, self.config.seed + self.config.episodes):
-                try:
+            self.pauses = collector.pauses
+            with contextlib.suppress(KeyboardInterrupt):
+                for seed in range(self.config.seed, self.config.seed + self.config.episodes):
                     moments = list(run([self.environment], self.agent, [seed], self.config.ticks))
-                except KeyboardInterrupt:
-                    break
-                self.agent.finish()
-                (episode,) = episodes(moments, [self.environment], [seed], self.config.task, tick_s)
-                label = np.stack(self.agent.flights[-1].decoded)
-                self.episodes.append(dataclasses.replace(episode, label=label))
-        self.pauses = collector.pauses
+                    self.agent.finish()
+                    (episode,) = episodes(moments, [self.environment], [seed], self.config.task, tick_s)
+                    label = np.stack(self.agent.flights[-1].decoded)
+                    self.episodes.append(dataclasses.replace(episode, label=label))
 
 
 @contextlib.contextmanager
@@ -203,12 +203,22 @@ def _quiet(first_of_all: bool, notes: list[str]) -> Iterator[None]:
         priority.wake_collector()
 
 
-def facts_of(config: RealTimeConfig) -> dict[str, Any]:
-    """Returns a config as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+def facts_of(config: RealTimeConfig, tokenizer: Path | None) -> dict[str, Any]:
+    """Returns what a replay needs to act as the run did: config, step of the weights, and the tokenizer in the run's folder."""
+    weights = config.weights.run
+    return {
+        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        "step": newest_step(weights) if weights else None,
+        "tokenizer": {"file": tokenizer.name, "hash": text.Tokenizer.load(tokenizer).hash} if tokenizer else None,
+    }
 
 
-def write(config: RealTimeConfig, flown: Run, events: list, tokenizer: Path | None) -> dict[str, Any]:
+def newest_step(weights: Path) -> int | None:
+    """Returns the step of a training run's newest checkpoint."""
+    return open_manager(weights / "checkpoints").latest_step()
+
+
+def write(config: RealTimeConfig, flown: Run, events: list, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes everything about a run, and returns its summary."""
     out, rows, period_s = config.out, flown.monitor.done(), flown.monitor.period_s
     happened = [(event.at, event.kind, event.detail) for event in events]
@@ -221,7 +231,6 @@ def write(config: RealTimeConfig, flown: Run, events: list, tokenizer: Path | No
         "notes": flown.notes,
     }
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"config": facts_of(config), "tokenizer": str(tokenizer) if tokenizer else None}
     (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     (out / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "ticks.jsonl").write_text(tick_lines(rows, period_s))
@@ -285,7 +294,12 @@ def _pinned(place: str, own: list[int], others: list[int]) -> str:
 
 
 def fly(config: RealTimeConfig) -> dict[str, Any]:
-    """Runs and writes; returns the summary."""
+    """Runs and writes, an error or not; returns the summary."""
+    if config.hz < 0:
+        raise ValueError(f"hz {config.hz:g}: ticks a second, or 0 to go as fast as possible")
+    # A tokenizer alone is what a run leaves that never began.
+    if config.out.exists() and any(path.name != TOKENIZER for path in config.out.iterdir()):
+        raise ValueError(f"{config.out} holds something already: give --out a folder that is new or empty")
     available = priority.cores()
     own, others = priority.share(available)
     pinned = _pinned(config.planner, own, others)
@@ -296,21 +310,28 @@ def fly(config: RealTimeConfig) -> dict[str, Any]:
     make = functools.partial(parts, config.weights, config.task, tokenizer, Path("runs/.jax_cache").absolute())
     period_s = 1 / config.hz if config.hz else 0.0
     world = functools.partial(world_of, config.task)
+    facts, events, failed = facts_of(config, tokenizer), [], None
     environment = Driven(world, period_s, others) if config.world == "process" else world()
     try:
         flown = Run(config, make, environment)
         flown.notes.append(pinned)
-        events = []
         with flown.beside(make, others) as planner:
-            flown.fly()
+            try:
+                flown.fly()
+            except Exception as error:
+                failed = error
             events = planner.events() if planner is not None else []
     finally:
         priority.pin(available)
         if isinstance(environment, Driven):
             environment.close()
-    if not len(flown.monitor.done()) > 1:
+    if len(flown.monitor.done()) > 1:
+        found = write(config, flown, events, facts)
+    elif failed is None:
         raise ValueError("fewer than two ticks were run: there is nothing to write")
-    return write(config, flown, events, tokenizer)
+    if failed is not None:
+        raise failed
+    return found
 
 
 def main() -> int:

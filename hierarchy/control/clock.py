@@ -26,6 +26,10 @@ class Clock:
         """Makes `at` (ns; now if not given) the deadline of tick 0."""
         self._start = time.monotonic_ns() if at is None else at
 
+    def rephase(self, tick: int, at: int) -> None:
+        """Makes `at` (ns) the deadline of this tick, and moves all others with it."""
+        self._start = at - (self.deadline(tick) - self._start)
+
     def deadline(self, tick: int) -> int:
         """Returns when a tick is due: reckoned from tick 0, so that lateness never adds up. As of `start` if not paced."""
         return self._start + round(tick * self.period_s * 1e9)

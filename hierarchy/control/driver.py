@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import dm_env
 import numpy as np
@@ -28,7 +29,7 @@ class Driven(dm_env.Environment):
 
     make: returns the environment; a function of a module, or a partial of one. period_s: of its clock, which starts with the
     first action; 0 for a world that waits for every action. where: its cores. held: how often the world moved on an old action.
-    stamped: when the newest observation was made, ns.
+    stamped: when the newest observation was made, ns. due: when the controller's tick on it is, ns, by the world's clock.
     """
 
     def __init__(self, make: Callable[[], dm_env.Environment], period_s: float, where: list[int] = ()):
@@ -36,13 +37,21 @@ class Driven(dm_env.Environment):
         self._observation_spec, self._action_spec = like.observation_spec(), like.action_spec()
         if hasattr(like, "tick_s"):
             self.tick_s = like.tick_s
+        if hasattr(like, "safe_action"):
+            safe = np.asarray(like.safe_action())
+            self.safe_action = lambda: safe
+        like.reset()
+        known = _known(like)
         seen = [("number", np.int64), ("first", bool), ("last", bool), ("discount", np.float64), ("total", np.float64)]
         seen += [("reset", np.int64), ("at", np.int64), ("held", np.int64), ("seen", np.dtype(fields_of(self._observation_spec)))]
+        seen += [("start", np.int64)]
+        seen += [("known", np.dtype([(name, value.dtype, value.shape) for name, value in known.items()]))] if known else []
         told = [("reset", np.int64), ("seed", np.int64), ("number", np.int64), ("stop", bool)]
         told += [("action", self._action_spec.dtype, self._action_spec.shape)]
         self._seen, self._told = Records(np.dtype(seen)), Records(np.dtype(told))
         self._order = {"reset": 0, "seed": -1, "number": 0, "stop": False}
-        self._sequence, self._total, self.held, self.stamped = 0, 0.0, 0, 0
+        self._period_s, self._sequence, self._total, self._over, self._known = period_s, 0, 0.0, False, {}
+        self.held = self.stamped = self.due = 0
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_drive, args=(make, self._seen, self._told, period_s, list(where)), daemon=True)
         self._process.start()
@@ -58,6 +67,8 @@ class Driven(dm_env.Environment):
         return self._next()
 
     def step(self, action: np.ndarray) -> dm_env.TimeStep:
+        if self._over:
+            return self.reset()
         self._order["number"] += 1
         self._tell(action)
         return self._next()
@@ -67,6 +78,10 @@ class Driven(dm_env.Environment):
 
     def action_spec(self):
         return self._action_spec
+
+    def privileged(self) -> dict[str, np.ndarray]:
+        """Returns what the environment told a recorder alone at the newest observation; {} where it has no such thing."""
+        return self._known
 
     def close(self) -> None:
         """Ends the driver."""
@@ -87,13 +102,21 @@ class Driven(dm_env.Environment):
                 raise RuntimeError(f"the driver has said nothing for {SILENT_S:g} s, or is gone: see its own error above")
             time.sleep(POLL_S)
         self._sequence, record = found
-        self.held, self.stamped = int(record["held"]), int(record["at"])
+        self.held, self.stamped, self._over = int(record["held"]), int(record["at"]), bool(record["last"])
+        # An observation that was slept through took its tick with it: those after it are due when the world has them.
+        self.due = int(record["start"]) + round((int(record["number"]) + LEAD) * self._period_s * 1e9)
+        self._known = _observation(record["known"]) if "known" in record.dtype.names else {}
         observation = _observation(record["seen"])
         if record["first"]:
             return dm_env.restart(observation)
         reward, self._total = float(record["total"]) - self._total, float(record["total"])
         kind = dm_env.StepType.LAST if record["last"] else dm_env.StepType.MID
         return dm_env.TimeStep(kind, reward, float(record["discount"]), observation)
+
+
+def _known(environment: dm_env.Environment) -> dict[str, np.ndarray]:
+    known = environment.privileged() if hasattr(environment, "privileged") else {}
+    return {name: np.asarray(value) for name, value in known.items()}
 
 
 def _observation(record: np.void) -> dict[str, np.ndarray]:
@@ -124,6 +147,10 @@ def _drive_episode(
         environment.reseed(int(order["seed"]))
     step, clock, total, held, used = environment.reset(), Clock(period_s), 0.0, 0, 0
 
+    def show(number: int) -> None:
+        values = {"reset": order["reset"], "number": number, "total": total, "held": held, "start": clock.deadline(0)}
+        _show(seen, environment, step, values)
+
     def given(number: int) -> np.void | None:
         """The newest action once it is this one or a later one; None when the episode is not wanted any more."""
         while alive():
@@ -135,7 +162,7 @@ def _drive_episode(
             time.sleep(POLL_S)
         return None
 
-    _show(seen, order, step, 0, total, held)
+    show(0)
     action, number = given(1), 0
     clock.start(time.monotonic_ns() - round(LEAD * period_s * 1e9))
     while action is not None:
@@ -148,16 +175,18 @@ def _drive_episode(
         held, used = held + int(action["number"] == used), int(action["number"])
         step = environment.step(action["action"])
         total += float(step.reward or 0.0)
-        _show(seen, order, step, number, total, held)
+        show(number)
         if step.last():
             return
         if not clock.paced:
             action = given(number + 1)
 
 
-def _show(seen: Records, order: np.void, step: dm_env.TimeStep, number: int, total: float, held: int) -> None:
+def _show(seen: Records, environment: dm_env.Environment, step: dm_env.TimeStep, values: dict[str, Any]) -> None:
+    values |= {"first": step.first(), "last": step.last(), "at": time.monotonic_ns()}
+    values |= {"discount": 1.0 if step.discount is None else step.discount}
     observation = seen.dtype["seen"]
-    values = {"number": number, "first": step.first(), "last": step.last(), "total": total, "held": held}
-    values |= {"discount": 1.0 if step.discount is None else step.discount, "reset": order["reset"], "at": time.monotonic_ns()}
     values["seen"] = record_of(observation, {name: step.observation[name] for name in observation.names})
+    if "known" in seen.dtype.names:
+        values["known"] = record_of(seen.dtype["known"], _known(environment))
     seen.write(record_of(seen.dtype, values))

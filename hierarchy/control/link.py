@@ -2,7 +2,7 @@
 
 observations    a row a tick, by the controller: what it saw, and the action that it executed before
 plans           the newest, by the planner: as the controller's layers read it, with the tick that it observed
-accepted        by the controller: which ticks had been read for the newest plan that it took
+accepted        by the controller: the newest plan that it took, whose it was and which ticks had been read for it
 orders          by the controller: which episode runs, whose plan was refused, when to stop
 beat            by the planner: a sign of life
 log             by the watcher: what became of the planner
@@ -49,7 +49,7 @@ class Orders(NamedTuple):
 
 
 class Event(NamedTuple):
-    """at: ns. kind: "started", "ready", "died", "hung", "refused", "gave up". detail: in words."""
+    """at: ns. kind: "started", "ready", "died", "hung", "refused", "gave up", "watcher gone". detail: in words."""
 
     at: int
     kind: str
@@ -79,20 +79,25 @@ class Link:
         plan += [("reading", np.float32, (reading_size,)), ("read", bool, (horizon,))]
         self.observations = Records(np.dtype(row), horizon)
         self.plans = Records(np.dtype(plan))
-        self.accepted = Records(np.dtype([("episode", np.int64), ("read", bool, (horizon,))]))
+        self.accepted = Records(np.dtype([("episode", np.int64), ("generation", np.int64), ("read", bool, (horizon,))]))
         self.orders = Records(np.dtype([("episode", np.int64), ("stop", bool), ("refused", np.int64)]))
         self.beat = Records(np.dtype([("generation", np.int64), ("at", np.int64)]))
         self.log = Records(np.dtype([("at", np.int64), ("kind", "S16"), ("detail", "S240")]), LOG_ROWS)
+        # So that a record which cannot be read is one that is being written, and not one that never was.
+        self.accepted.write(record_of(self.accepted.dtype, {"episode": WARM_UP, "generation": NOBODY}))
         self.order(Orders(WARM_UP, False, NOBODY))
 
     def order(self, orders: Orders) -> None:
         """Tells the planner and its watcher."""
+        self._orders = orders
         self.orders.write(record_of(self.orders.dtype, orders._asdict()))
 
-    def ordered(self) -> Orders | None:
-        """Returns the orders; None while they are being written."""
+    def ordered(self) -> Orders:
+        """Returns the orders; the last that this process knows of while newer ones are being written."""
         found = self.orders.read()
-        return None if found is None else Orders(*(value.item() for value in found[1]))
+        if found is not None:
+            self._orders = Orders(*(value.item() for value in found[1]))
+        return self._orders
 
     def show(self, episode: int, tick: int, observations: Mapping[str, np.ndarray], action: np.ndarray) -> None:
         """Shows the planner what was seen at a tick, name to [1, ...], and the action executed before it."""
@@ -121,20 +126,28 @@ class Link:
 
     def accept(self, plan: Arrived) -> None:
         """Notes that the controller took a plan: what a planner that starts again has to read again."""
-        self.accepted.write(record_of(self.accepted.dtype, {"episode": plan.episode, "read": plan.read}))
+        taken = {"episode": plan.episode, "generation": plan.generation, "read": plan.read}
+        self.accepted.write(record_of(self.accepted.dtype, taken))
 
-    def to_read_again(self, episode: int) -> np.ndarray:
-        """Returns bool [horizon]: the ticks that the plans taken in this episode rest on."""
+    def taken_of(self) -> int | None:
+        """Returns which start of the planner made the newest plan taken, `NOBODY` before the first; None while it is written."""
         found = self.accepted.read()
-        nothing = found is None or found[1]["episode"] != episode
-        return np.zeros(self.horizon, bool) if nothing else found[1]["read"].copy()
+        return None if found is None else int(found[1]["generation"])
+
+    def to_read_again(self, episode: int) -> np.ndarray | None:
+        """Returns bool [horizon]: the ticks that the plans taken in this episode rest on; None while that is being written."""
+        found = self.accepted.read()
+        if found is None:
+            return None
+        return found[1]["read"].copy() if found[1]["episode"] == episode else np.zeros(self.horizon, bool)
 
     def live(self, generation: int) -> None:
         """Gives a sign of life."""
         self.beat.write(record_of(self.beat.dtype, {"generation": generation, "at": time.monotonic_ns()}))
 
     def lived(self, generation: int) -> int | None:
-        """Returns when this start of the planner last gave a sign of life, ns; None if it never did."""
+        """Returns when this start of the planner last gave a sign of life, ns; None if it never did, or is
+        giving one just now."""
         found = self.beat.read()
         return int(found[1]["at"]) if found is not None and found[1]["generation"] == generation else None
 

@@ -9,7 +9,7 @@ import numpy as np
 
 MOMENTS = ("deadline", "woken", "observed", "planned", "computed", "acted")
 """Of one tick, ns: it was due; it began; its observation was taken in; a plan was looked for; the action was there; the world had
-it."""
+moved, and shown what followed (so "act" is the world's own time, its waiting for its clock with it)."""
 PHASES = {"observe": ("woken", "observed"), "read plan": ("observed", "planned"), "compute": ("planned", "computed")}
 PHASES |= {"act": ("computed", "acted")}
 ROW = np.dtype([(name, np.int64) for name in (*MOMENTS, "stamped")] + [(name, np.int32) for name in ("episode", "tick", "plan")])

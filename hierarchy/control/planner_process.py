@@ -9,6 +9,7 @@ then goes on: its cache is what it would have been had it thought at those ticks
 nothing else. The controller refuses a plan that rests on any other history.
 """
 
+import contextlib
 import dataclasses
 import multiprocessing
 import signal
@@ -60,7 +61,7 @@ class Patience:
 def serve(make: Callable[[], Parts], link: Link, pace: Pace, generation: int, alive: Callable[[], bool]) -> None:
     """Plans until it is told to stop, or nobody is `alive` to plan for."""
     acting, params, tokenizer = make()
-    _warm_up(acting, params, tokenizer, link)
+    _warm_up(acting, params, tokenizer, link, alive)
     if pace.yielding:
         lower_priority()
     link.live(generation)
@@ -68,15 +69,16 @@ def serve(make: Callable[[], Parts], link: Link, pace: Pace, generation: int, al
     while alive():
         link.live(generation)
         orders = link.ordered()
-        if orders is None:
-            continue
         if orders.stop:
             return
         if orders.episode != thinker.episode:
             thinker.begin(orders.episode)
         newest = thinker.absorb()
         if newest > thinker.last and (thinker.last < 0 or newest - thinker.last >= pace.ratio):
-            link.publish(thinker.plan(pace.least_s))
+            plan = thinker.plan(pace.least_s)
+            # One that was given up on while it thought leaves nothing behind.
+            if alive():
+                link.publish(plan)
         else:
             thinker.prepare()
             time.sleep(POLL_S)
@@ -89,8 +91,7 @@ class Thinker:
         self._acting, self._params, self._tokenizer = acting, params, tokenizer
         self._link, self._generation = link, generation
         self._fresh: AgentState | None = None
-        self.prepare()
-        self.begin(WARM_UP)
+        self._start(WARM_UP, np.zeros(link.horizon, bool))
 
     def prepare(self) -> None:
         """Makes the state that the next episode begins with, which takes some ms, unless it is there already."""
@@ -98,10 +99,15 @@ class Thinker:
             self._fresh = begin(self._acting, self._params, [0], self._tokenizer)
 
     def begin(self, episode: int) -> None:
+        """Starts on an episode, unless the controller is writing just now what is to be read again: then ask again."""
+        again = self._link.to_read_again(episode)
+        if again is not None:
+            self._start(episode, again)
+
+    def _start(self, episode: int, again: np.ndarray) -> None:
         self.prepare()
         self.episode, self.last = episode, -1
-        self._read = np.zeros(self._link.horizon, bool)
-        self._again = self._link.to_read_again(episode)
+        self._read, self._again = np.zeros(self._link.horizon, bool), again
         self._state, self._fresh = self._fresh, None
 
     def absorb(self) -> int:
@@ -133,15 +139,19 @@ class Thinker:
         return packed(plan.reading)
 
 
-def _warm_up(acting: Acting, params: hk.Params, tokenizer: Pieces | None, link: Link) -> None:
-    """Compiles: two updates on the observation that is there, of which nothing stays."""
+def _warm_up(acting: Acting, params: hk.Params, tokenizer: Pieces | None, link: Link, alive: Callable[[], bool]) -> None:
+    """Compiles: two updates on the observation that is there, with a tick between them to catch up on; nothing of it stays."""
     while (row := link.seen(0)) is None:
+        if not alive():
+            return
         time.sleep(POLL_S)
     state = begin(acting, params, [0], tokenizer)
-    for tick in range(2):
+    for tick in range(3):
         state.history.append(row[0], row[1] if tick else None)
-        plan, state = think(acting, params, state._replace(tick=tick))
-        packed(plan.reading)
+        state = state._replace(tick=tick)
+        if tick != 1:
+            plan, state = think(acting, params, state)
+            packed(plan.reading)
 
 
 def _serve_in_process(make: Callable[[], Parts], link: Link, pace: Pace, generation: int) -> None:
@@ -158,31 +168,47 @@ class _Watch:
         self._noted, self._generation, self._failures = 0, 0, 0
 
     def run(self, alive: Callable[[], bool]) -> None:
-        orders, planner, ready, shown = self._link.ordered(), None, False, time.monotonic()
-        while alive() and not orders.stop:
+        planner, ready, shown = None, False, time.monotonic()
+        while alive() and not (orders := self._link.ordered()).stop:
             if planner is None and self._failures < FAILURES:
-                planner, began, ready = self._start(self._generation), time.monotonic_ns(), False
-                self._note("started", f"generation {self._generation} as {planner.name()}")
+                began, lived, ready = time.monotonic_ns(), None, False
+                planner = self._started()
             if planner is not None:
-                lived = self._link.lived(self._generation)
+                # A sign of life that is being written, or was left half-written, is no reason to forget the one before.
+                lived = self._link.lived(self._generation) or lived
                 if lived is not None and not ready:
-                    ready, self._failures = True, 0
+                    ready = True
                     self._note("ready", f"generation {self._generation} after {(lived - began) / 1e9:.1f} s")
+                if self._link.taken_of() == self._generation:
+                    self._failures = 0
                 wrong = self._wrong(planner, began, lived, orders)
                 if wrong is not None:
                     planner.end()
-                    self._note(*wrong)
-                    self._failures += not ready
-                    self._generation, planner = self._generation + 1, None
-                    if self._failures == FAILURES:
-                        self._note("gave up", f"{FAILURES} planners in a row did not come up: their errors are above")
+                    planner = None
+                    self._failed(*wrong)
             time.sleep(WATCH_S)
-            orders = self._link.ordered() or orders
             if self._monitor is not None and sys.stderr.isatty() and time.monotonic() - shown > LINE_S:
                 shown = time.monotonic()
-                print("\r" + self._monitor.line(), end="", file=sys.stderr, flush=True)
+                # A terminal that has gone away is no reason to leave the planner alone.
+                with contextlib.suppress(OSError):
+                    print("\r" + self._monitor.line(), end="", file=sys.stderr, flush=True)
         if planner is not None:
             planner.end()
+
+    def _started(self) -> "_Running | None":
+        try:
+            planner = self._start(self._generation)
+        except OSError as error:
+            self._failed("died", f"generation {self._generation} could not be started: {error}")
+            return None
+        self._note("started", f"generation {self._generation} as {planner.name()}")
+        return planner
+
+    def _failed(self, kind: str, detail: str) -> None:
+        self._note(kind, detail)
+        self._generation, self._failures = self._generation + 1, self._failures + 1
+        if self._failures == FAILURES:
+            self._note("gave up", f"{FAILURES} planners in a row left no plan that was taken: their errors are above")
 
     def _wrong(self, planner: "_Running", began: int, lived: int | None, orders: Orders) -> tuple[str, str] | None:
         who = f"generation {self._generation}"
@@ -223,7 +249,8 @@ class _Running:
 
 
 class _RunningThread(_Running):
-    """A planner's thread. It cannot be ended from outside: one that hangs is left behind, and can do no harm after that."""
+    """A planner's thread. It cannot be ended from outside: one that hangs is left behind, and leaves no plan if it wakes up; were
+    it just about to, the controller takes none of an older start than it has seen one of."""
 
     def __init__(self, make: Callable[[], Parts], link: Link, pace: Pace, generation: int):
         self._wanted, self._error = True, "it left"
@@ -278,7 +305,7 @@ class PlannerBeside:
         place: Literal["process", "thread"] = "process",
         monitor: Monitor | None = None,
     ):
-        self._link = link
+        self._link, self._gone = link, None
         if place == "process":
             self._watcher = multiprocessing.get_context("spawn").Process(
                 target=_watch_process, args=(make, link, pace, patience, list(where), monitor)
@@ -292,8 +319,7 @@ class PlannerBeside:
         return self
 
     def __exit__(self, *_) -> None:
-        orders = self._link.ordered()
-        self._link.order(orders._replace(stop=True))
+        self._link.order(self._link.ordered()._replace(stop=True))
         self._watcher.join(5)
         if isinstance(self._watcher, multiprocessing.process.BaseProcess) and self._watcher.is_alive():
             self._watcher.kill()
@@ -310,5 +336,7 @@ class PlannerBeside:
             time.sleep(WATCH_S)
 
     def events(self) -> list[Event]:
-        """Returns what became of the planner so far."""
-        return self._link.events()
+        """Returns what became of the planner so far, and of its watcher if that left before it was told to."""
+        if self._gone is None and not self._watcher.is_alive() and not self._link.ordered().stop:
+            self._gone = Event(time.monotonic_ns(), "watcher gone", "nobody starts the planner again: its own error is above")
+        return self._link.events() + ([] if self._gone is None else [self._gone])

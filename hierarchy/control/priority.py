@@ -1,5 +1,6 @@
 """Which cores and which priority a process has, and when its garbage collector runs. Each function says what it could not do."""
 
+import contextlib
 import gc
 import os
 import time
@@ -25,40 +26,32 @@ def pin(where: list[int]) -> str:
     if not where or not hasattr(os, "sched_setaffinity"):
         return "this system does not pin processes to cores"
     for thread in _threads():
-        os.sched_setaffinity(thread, where)
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(thread, where)
     return ""
 
 
 def raise_priority() -> str:
-    """Gives every thread of this process real-time priority (SCHED_FIFO; children do not inherit it); "" or why not."""
+    """Gives every thread of this process real-time priority (SCHED_FIFO; children do not inherit it), or none; "" or why not."""
     if not hasattr(os, "sched_setscheduler"):
         return "this system has no real-time scheduling"
     try:
         for thread in _threads():
-            os.sched_setscheduler(thread, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
+            # A thread may end between being listed and being asked for.
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setscheduler(thread, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
     except OSError as error:
+        usual_priority()
         return f"no real-time priority ({error.strerror}): raise RLIMIT_RTPRIO or grant CAP_SYS_NICE"
     return ""
-
-
-def may_raise_priority() -> bool:
-    """Returns whether `raise_priority` is permitted, by doing it to this thread and undoing it."""
-    if not hasattr(os, "sched_setscheduler"):
-        return False
-    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
-        os.sched_setscheduler(0, before, parameters)
-    except OSError:
-        return False
-    return True
 
 
 def usual_priority() -> None:
     """Undoes `raise_priority`."""
     if hasattr(os, "sched_setscheduler"):
         for thread in _threads():
-            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
 def lower_priority() -> None:

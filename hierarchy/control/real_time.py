@@ -92,7 +92,7 @@ class RealTimeAgent:
     link: to the planner beside it; None for a model without one. safe: the action [A] (discrete: a number) that is executed when
     stopped, in the action spec. horizon: ticks of the longest episode. monitor: room for all episodes' ticks.
     wait_for_first: tick 0 waits for its plan, and the clock starts then. stamp: returns when the newest observation was made
-    (ns), where the world knows.
+    (ns), where the world knows. due: returns when a tick on it is due (ns), where the world has a clock of its own.
     """
 
     def __init__(
@@ -110,16 +110,22 @@ class RealTimeAgent:
         tokenizer: Pieces | None = None,
         wait_for_first: bool = False,
         stamp: Callable[[], int] | None = None,
+        due: Callable[[], int] | None = None,
     ):
+        if acting.layout.chunk > 1 or acting.layout.late:
+            raise ValueError(
+                "a layout whose actions are chunks or come late looks ahead of its ticks: real time takes one that does not"
+            )
         has_planner = acting.network.config.planner is not None
         if has_planner != (link is not None):
             raise ValueError("a model with a planner needs a link to it, and a model without one has none")
         self.clock, self.monitor, self.flights = clock, monitor, []
         self._acting, self._params, self._spec, self._link, self._late = acting, params, action_spec, link, late
-        self._horizon, self._tokenizer, self._stamp = horizon, tokenizer, stamp
+        self._horizon, self._tokenizer = horizon, tokenizer
+        self._stamp, self._due = stamp, due
         self._wait = wait_for_first and has_planner
         self._safe = np.asarray(safe, action_spec.dtype)
-        self._row, self._sequence, self._refused = -1, 0, NOBODY
+        self._row, self._sequence, self._refused, self._generation = -1, 0, NOBODY, NOBODY
         self._no_plan = self._unpacked = None
         if has_planner:
             self._no_plan = jax.tree.map(lambda leaf: leaf[None], acting.no_plan(params).reading)
@@ -152,6 +158,8 @@ class RealTimeAgent:
             raise ValueError(f"tick {now} is past the agent's horizon of {self._horizon} ticks: give it a longer one")
         if now:
             self._close(time.monotonic_ns())
+            if self._due is not None:
+                self.clock.rephase(now, self._due())
         else:
             self.clock.start()
         woken, plan = self.clock.wait(now), state.plan
@@ -214,7 +222,8 @@ class RealTimeAgent:
         if found is None:
             return plan
         self._sequence, arrived = found
-        if arrived.episode != len(self.flights) or arrived.generation <= self._refused:
+        older, self._generation = arrived.generation < self._generation, max(self._generation, arrived.generation)
+        if arrived.episode != len(self.flights) or arrived.generation <= self._refused or older:
             return plan
         refusal = _refusal(arrived, plan, now)
         if refusal is not None:

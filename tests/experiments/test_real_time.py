@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import real_time, replay
+from hierarchy.control.driver import Driven
 from hierarchy.corpus.store import Source
 
 TICKS = 30
@@ -31,6 +32,8 @@ def flown(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("real_time") / "run"
     options = ["--preset", "debug", "--task", "point_mass_easy", "--hz", 10, "--ticks", TICKS, "--episodes", 2, "--ratio", 3]
     options += ["--think-s", 0.25, "--planner", "thread", "--world", "process", "--late.then", "no_plan", "--late.max-age", 9]
+    # However busy the machine is, its planner is not taken for a hung one.
+    options += ["--patience.silent-s", 600]
     assert command(real_time, *options, "--out", out) == 0
     return out
 
@@ -60,20 +63,50 @@ def test_the_replay_agrees(flown, capsys):
     assert said.count("visible") == 2
 
 
-def test_as_fast_as_possible_from_the_first_plan_on_and_the_replay_of_another_run_is_told(tmp_path):
+def test_as_fast_as_possible_from_the_first_plan_on_and_the_replay_of_another_run_is_told(tmp_path, capsys):
     options = ["--preset", "debug", "--task", "point_mass_easy", "--hz", 0, "--ticks", 20, "--planner", "thread"]
+    options += ["--patience.silent-s", 600]
     assert command(real_time, *options, "--wait-for-first", "--out", tmp_path / "run") == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["wanted_hz"] is None
     assert summary["missed"] == summary["ticks_without_plan"] == 0
     assert command(replay, tmp_path / "run") == 0
-    for what in ("logits", "ready"):
+    before = (tmp_path / "run" / "facts.json").read_bytes()
+    assert command(real_time, *options, "--out", tmp_path / "run") == 1
+    assert "give --out a folder that is new or empty" in capsys.readouterr().err
+    assert (tmp_path / "run" / "facts.json").read_bytes() == before
+    changes = {"logits": lambda logits: np.roll(logits, 1, axis=0), "ready": lambda ready: ready + 1}
+    for what, change in (changes | {"nan": lambda logits: np.full_like(logits, np.nan)}).items():
         changed = Path(shutil.copytree(tmp_path / "run", tmp_path / what))
         with np.load(changed / "acted-0000.npz") as arrays:
             values = dict(arrays)
-        values[what] = values[what] + 1 if what == "ready" else np.roll(values[what], 1, axis=0)
+        name = what if what in values else "logits"
+        values[name] = change(values[name])
         np.savez(changed / "acted-0000.npz", **values)
         assert command(replay, changed) == 1
+
+
+class Unlucky(Driven):
+    """A driver that is gone at the third action of its second episode."""
+
+    def step(self, action):
+        # The first reset is the one that is warmed up on.
+        if self._order["reset"] == 3 and self._order["number"] == 2:
+            self._process.kill()
+        return super().step(action)
+
+
+def test_a_patrol_whose_driver_dies_keeps_what_is_whole_and_its_words_and_goals_are_replayed(tmp_path, capsys):
+    """The folder may be moved: what a replay reads is in it."""
+    options = ["--preset", "debug", "--hz", 20, "--ticks", 8, "--episodes", 2, "--planner", "thread", "--world", "process"]
+    with mock.patch.object(real_time, "Driven", Unlucky):
+        assert command(real_time, *options, "--patience.silent-s", 600, "--out", tmp_path / "run") == 1
+    assert "real_time: the driver has said nothing" in capsys.readouterr().err
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (episode,) = Source.open(tmp_path / "moved" / "episodes")
+    assert episode.ticks == 8
+    assert {"sub_goal", "target"} <= episode.privileged.keys()
+    assert command(replay, tmp_path / "moved") == 0
 
 
 @pytest.mark.parametrize("module", [real_time, replay])
@@ -88,6 +121,8 @@ def test_help_and_unknown_options(module, capsys):
 def test_what_cannot_be_is_said_in_one_line(tmp_path, capsys):
     assert command(real_time, "--preset", "huge", "--task", "point_mass_easy", "--out", tmp_path / "run") == 1
     assert "real_time: no preset 'huge': there are debug" in capsys.readouterr().err
+    assert command(real_time, "--hz", -5, "--out", tmp_path / "other") == 1
+    assert "real_time: hz -5: ticks a second" in capsys.readouterr().err
     assert command(replay, tmp_path / "none") == 1
     assert capsys.readouterr().err.startswith("replay: ")
 

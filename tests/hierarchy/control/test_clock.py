@@ -34,6 +34,13 @@ def test_no_tick_begins_before_its_deadline_and_a_late_one_moves_no_other():
     assert gaps[11:16].min() < 4_000_000
 
 
+def test_a_clock_goes_on_from_the_deadline_that_it_is_given():
+    clock = Clock(0.004)
+    clock.start(10**9)
+    clock.rephase(7, 2 * 10**9)
+    assert [clock.deadline(tick) for tick in (7, 8, 107)] == [2 * 10**9, 2 * 10**9 + 4_000_000, 2 * 10**9 + 400_000_000]
+
+
 def test_without_a_period_there_is_no_waiting_and_no_drift_to_speak_of():
     clock = Clock(0.0)
     clock.start()

@@ -16,6 +16,9 @@ class Adding(Counter):
 
     seed = 0
 
+    def safe_action(self) -> np.ndarray:
+        return np.array([0.5, -0.5], np.float32)
+
 
 def make(ticks: int = 9) -> dm_env.Environment:
     environment = Adding(ticks, falls=True)
@@ -51,32 +54,40 @@ def test_a_world_that_waits_for_its_actions_is_the_world_itself(driven):
         for environment in (there, here):
             environment.reseed(seed)
         same(there.reset(), here.reset())
+        assert there.privileged() == here.privileged() == {"before": [0]}
         for tick in range(9):
             action = np.array([tick / 10, -1], np.float32)
             same(there.step(action), here.step(action))
+            assert there.privileged() == here.privileged()
+        # After the last step the next is a reset, whatever the action.
+        assert there.step(action).first()
     assert there.held == 0
+    np.testing.assert_array_equal(there.safe_action(), [0.5, -0.5])
 
 
 def test_a_world_with_a_clock_holds_the_action_and_goes_on(driven):
-    period_s = 0.05
-    there = driven(period_s, ticks=60)
+    period_s, action = 0.02, np.array([0.25, 0], np.float32)
+    there = driven(period_s, ticks=100_000)
     there.reseed(0)
     there.reset()
-    step = there.step(np.array([0.25, 0], np.float32))
-    assert step.observation["tick"][0] == 1
-    assert step.reward == pytest.approx(0.25)
-    time.sleep(10 * period_s)
-    step = there.step(np.array([0.5, 0], np.float32))
-    # Nobody answered for ten periods: the world moved on the old action, and its rewards are here.
-    moved = int(step.observation["tick"][0]) - 1
-    assert moved >= 9
-    assert there.held >= moved - 1
-    assert step.reward == pytest.approx(0.25 * moved, abs=0.26)
-    before = step.observation["tick"][0]
-    at = there.stamped
-    step = there.step(np.array([0.5, 0], np.float32))
-    assert step.observation["tick"][0] > before
-    assert there.stamped > at
+    step = there.step(action)
+    ticks, due, at = [int(step.observation["tick"][0])], [there.due], [there.stamped]
+    assert step.reward == pytest.approx(0.25 * ticks[0])
+    while there._seen.read()[1]["number"] < ticks[0] + 10:
+        time.sleep(period_s)
+    for _ in range(4):
+        step = there.step(action)
+        ticks.append(int(step.observation["tick"][0]))
+        due.append(there.due)
+        at.append(there.stamped)
+        # The world moved on the old action while nobody answered, and the rewards of that are here.
+        assert step.reward == pytest.approx(0.25 * (ticks[-1] - ticks[-2]))
+    assert ticks[1] >= ticks[0] + 10
+    assert there.held >= ticks[-1] - len(ticks)
+    assert (np.diff(at) > 0).all()
+    # Deadlines go with the world's clock: one that was slept through makes none of the later ones late.
+    np.testing.assert_allclose(np.diff(due), np.diff(ticks) * period_s * 1e9, atol=2)
+    assert all(made >= when - 0.1 * period_s * 1e9 - 2 for made, when in zip(at, due))
 
 
 def test_an_episode_can_be_left_in_the_middle(driven):

@@ -148,6 +148,18 @@ def test_a_plan_that_lies_about_its_tick_is_refused(which):
     assert bench.monitor.incidents
 
 
+def test_a_plan_of_a_planner_that_was_replaced_is_not_taken():
+    bench = Bench(12)
+    bench.begin()
+    bench.tick()
+    bench.link.publish(plan_of(bench, 0, [0], generation=1))
+    bench.tick()
+    bench.link.publish(plan_of(bench, 1, [0, 1], generation=0))
+    bench.tick()
+    assert bench.monitor.rows["plan"][:3].tolist() == [-1, 0, 0]
+    assert not bench.monitor.incidents
+
+
 def test_a_plan_of_the_last_episode_is_not_for_this_one():
     bench = Bench(12)
     bench.begin()
@@ -225,6 +237,19 @@ def test_policies_that_cannot_be_are_refused():
         Late("hold", 3)
     with pytest.raises(ValueError, match="then is 'pray'"):
         Late("pray", 3)
+
+
+def test_deadlines_are_the_worlds_where_it_has_a_clock():
+    """After ticks that the world went through alone, an agent is on time again."""
+    period_s, numbers, began = 0.01, [0, 1, 2, 5, 6, 7, 8], []
+    bench = Bench(len(numbers), period_s, due=lambda: began[0] + numbers[len(bench.executed)] * 10_000_000)
+    bench.begin()
+    for _ in numbers:
+        bench.tick()
+        began = began or [bench.agent.clock.deadline(0)]
+    rows = bench.monitor.rows[: len(numbers)]
+    np.testing.assert_array_equal(rows["deadline"], began[0] + 10_000_000 * np.array(numbers))
+    assert (rows["woken"] >= rows["deadline"]).all()
 
 
 def test_past_its_horizon_an_agent_says_so():
