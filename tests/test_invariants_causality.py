@@ -83,7 +83,7 @@ def reached(stream: Stream, config: TransformerConfig, layers: int | None = None
     return hops
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars", "captions", "prefix", "relative"])
+@pytest.mark.parametrize("kind", ["film", "scalars", "prefix", "relative", pytest.param("captions", marks=pytest.mark.long)])
 def test_logits_depend_on_what_they_may_and_on_all_of_it(kind):
     made, batch = one_row(kind)
     found = influence(made, batch)

@@ -5,6 +5,7 @@ Attention is over the whole cache, as it is executed. An update is one chunk of 
 chunks, on the few updates that read them, and so are images. Gathers, scatters and copies are no arithmetic.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -51,10 +52,17 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
 
 
 def follow_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
-    """Returns the operations of reading what the planner follows at one tick between two updates; 0 where it follows nothing."""
+    """Returns the operations of reading what the planner follows at one tick between two updates; 0 where it follows nothing.
+
+    Nobody asks for an output there: the last layer makes its keys and values, and is left.
+    """
     tokens, planner = tokens_between(layout), config.planner
+    if not tokens:
+        return 0
     slots = planner.window * tokens_per_update(layout) + (config.text_slots if words(layout.planner) else 0)
-    return (_embedding(schema, planner, tokens, schema.planner_atoms) + _layers(planner, tokens, slots)) if tokens else 0
+    before = _layers(dataclasses.replace(planner, layers=planner.layers - 1), tokens, slots)
+    last = tokens * planner.width * (2 * 3 * planner.width + 3)
+    return _embedding(schema, planner, tokens, schema.planner_atoms) + before + last
 
 
 def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:

@@ -232,6 +232,7 @@ def test_every_agent_trains_and_acts(debug_run, tmp_path):
     assert train.TOKENIZER in {path.name for path in (debug_run / "corpus").iterdir()}
 
 
+@pytest.mark.long
 def test_baselines_that_look_ahead_train_and_have_their_cells(debug_run, tmp_path, capsys):
     wanted = {"chunked": ["--mix.chunks", "1", "4"], "late_action": ["--mix.delays", "2"]}
     for agent, ticks in wanted.items():
@@ -255,6 +256,7 @@ def test_baselines_that_look_ahead_train_and_have_their_cells(debug_run, tmp_pat
     assert "chunked was trained 1, 4 ticks ahead, and not 3" in said
 
 
+@pytest.mark.long
 def test_an_ablation_is_named_by_its_row(debug_run, tmp_path):
     given = [*tiny.training(debug_run / "corpus", tmp_path / "run", steps=2), "--mix.ratios", "1", "--mix.latencies", "0"]
     given += ["--learner.planner", "frozen", "--learner.weights.sub-goal", "0", "--learner.planner-steps", "0"]

@@ -68,6 +68,7 @@ def run(main, *options: object) -> int:
         return main()
 
 
+@pytest.mark.long
 def test_text_and_captions_are_recorded_trained_on_and_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(documents, "documents", lambda: tuple("the quick brown fox jumps over it " * n for n in range(12, 80)))
     corpus, out = tmp_path / "corpus", tmp_path / "run"

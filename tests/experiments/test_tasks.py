@@ -11,7 +11,7 @@ from envs.suite_experts import RandomExpert
 from experiments import layouts
 from experiments.tasks import TASKS, find
 from hierarchy.corpus.segment import encode_episode
-from hierarchy.layout import PREVIOUS_ACTION, Discrete, Schema, Text
+from hierarchy.layout import PREVIOUS_ACTION, Discrete, Image, Schema, Text
 from tests.hierarchy.corpus.corpus_toys import Letters
 
 NEEDS = {"metaworld": "metaworld", "babyai": "minigrid"}
@@ -34,6 +34,9 @@ def test_a_layout_is_what_the_environment_shows_and_takes(name):
             continue
         spec = shown[field.name]
         assert isinstance(spec, specs.StringArray) == isinstance(field.codec, Text), field.name
+        if isinstance(field.codec, Image):
+            assert spec.shape == (field.codec.height, field.codec.width, field.codec.channels), field.name
+            continue
         assert isinstance(field.codec, Text) or int(np.prod(spec.shape)) == field.size, field.name
         if isinstance(field.codec, Discrete) and isinstance(spec, specs.BoundedArray) and not field.summed:
             assert np.max(spec.maximum) < field.codec.values, field.name

@@ -21,6 +21,9 @@ from tests.hierarchy.control.real_time_toys import SAFE, Bench, seen_at
 from tests.hierarchy.control.test_real_time import plan_of
 from tests.hierarchy.control.toy_parts import make
 
+# Processes that compile are started: minutes on a busy machine.
+pytestmark = pytest.mark.long
+
 RATIO, PERIOD_S, HORIZON, LONGEST_S = 4, 0.1, 4900, 480
 NEVER_S = 10_000.0
 
@@ -95,7 +98,6 @@ def test_a_stopped_planner_is_not_waited_for():
     check(bench)
 
 
-@pytest.mark.long
 def test_the_controller_misses_no_tick_for_its_planner():
     bench = Bench(HORIZON, PERIOD_S)
     until, harmed = time.monotonic() + LONGEST_S, []

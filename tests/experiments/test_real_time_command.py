@@ -13,6 +13,9 @@ from experiments import real_time, replay
 from hierarchy.control.driver import Driven
 from hierarchy.corpus.store import Source
 
+# Processes that compile are started: minutes on a busy machine.
+pytestmark = pytest.mark.long
+
 TICKS = 30
 
 
