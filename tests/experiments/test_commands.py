@@ -221,6 +221,7 @@ def test_the_scripted_references_are_rows(tmp_path):
     assert found["expert"] == pytest.approx(100)
 
 
+@pytest.mark.long
 def test_every_agent_trains_and_acts(debug_run, tmp_path):
     for agent in ("single_rate", "controller_only"):
         given = [*tiny.training(debug_run / "corpus", tmp_path / agent, steps=2), "--agent", agent]

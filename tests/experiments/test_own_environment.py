@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from experiments import own_environment
 
 
@@ -9,6 +11,7 @@ def test_it_is_short():
     assert len(Path(own_environment.__file__).read_text().splitlines()) < 60
 
 
+@pytest.mark.long
 def test_it_learns():
     returns = own_environment.main(steps=250, count=16)
     zero, agent = returns["random"], returns["agent"]

@@ -168,6 +168,7 @@ def test_the_wrong_plan_is_the_next_rows_and_no_plan_is_the_learnt_one(made):
     assert len({round(float(each), 6) for each in found}) == 3
 
 
+@pytest.mark.long
 def test_text_is_logged_by_its_own_name_and_weighed_apart():
     made = toy("captions")
     batch = packed(made, segments(made, world(made), periodic(made.ticks, 4, 2, 1), windows(made.ticks)))

@@ -72,7 +72,7 @@ def stopped_after(config: command.TrainConfig, last: int, monkeypatch) -> None:
             command.train_run(config)
 
 
-@pytest.mark.parametrize("last", [0, 4])
+@pytest.mark.parametrize("last", [pytest.param(0, marks=pytest.mark.long), 4])
 def test_stopped_by_a_signal_and_resumed_is_uninterrupted(last, debug_run, tmp_path, uninterrupted, monkeypatch):
     config = config_of(debug_run, tmp_path)
     stopped_after(config, last, monkeypatch)
