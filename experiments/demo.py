@@ -169,7 +169,8 @@ def training(config: DemoConfig, agent: train.AgentName, steps: int) -> TrainCon
 def matched_steps(config: DemoConfig) -> int:
     """Returns the steps that give the single-rate agent the wall time of the two-rate one, decided once and kept.
 
-    Both are counted without compilation, at the median pace of each phase, measured while the two run side by side as they will.
+    Both are counted without compilation, at the median pace of each phase, each measured on half of the cores as they will train,
+    and at once as far as their compilations let them.
     """
     path = config.out / "single_rate_steps.json"
     if path.exists():

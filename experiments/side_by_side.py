@@ -15,21 +15,21 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from hierarchy.control.priority import cores, pin
 from hierarchy.training.trainer import Interrupted, stop_signals
 
 Job = tuple[Callable[..., object], tuple]
 """A function of some module, and its arguments."""
 
 
-def shares(cores: list[int], jobs: int) -> list[list[int]]:
+def shares(available: list[int], jobs: int) -> list[list[int]]:
     """Returns the cores of each job: apart, as even as they come; all of them for every job where there are fewer than jobs."""
-    if len(cores) < jobs:
-        return [cores] * jobs
-    return [cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs] for i in range(jobs)]
+    count = len(available)
+    return [available] * jobs if count < jobs else [available[i * count // jobs : (i + 1) * count // jobs] for i in range(jobs)]
 
 
 def side_by_side(jobs: Mapping[str, Job], folder: Path, watch: Callable[[], None] = lambda: None) -> None:
-    """Returns when all jobs have returned. What they print goes to `folder`/NAME.log. `watch` is called several times a second.
+    """Returns when all jobs have returned. What they print goes to `folder`/NAME.log. `watch` is called about once a second.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came, once every job has saved and left.
@@ -37,10 +37,10 @@ def side_by_side(jobs: Mapping[str, Job], folder: Path, watch: Callable[[], None
     """
     folder.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
-    apart = shares(sorted(os.sched_getaffinity(0)), len(jobs))
+    apart = shares(cores(), len(jobs))
     running = {
-        name: spawn.Process(target=_run, args=(*job, cores, folder / f"{name}.log"), name=name)
-        for (name, job), cores in zip(jobs.items(), apart, strict=True)
+        name: spawn.Process(target=_run, args=(*job, own, folder / f"{name}.log"), name=name)
+        for (name, job), own in zip(jobs.items(), apart, strict=True)
     }
     with stop_signals() as stop:
         for process in running.values():
@@ -49,7 +49,7 @@ def side_by_side(jobs: Mapping[str, Job], folder: Path, watch: Callable[[], None
         try:
             while any(process.is_alive() for process in running.values()) and not stop.is_set and not failed:
                 watch()
-                time.sleep(0.2)
+                time.sleep(1.0)
                 failed = [name for name, process in running.items() if process.exitcode]
         finally:
             for process in running.values():
@@ -66,10 +66,11 @@ def side_by_side(jobs: Mapping[str, Job], folder: Path, watch: Callable[[], None
     watch()
 
 
-def _run(function: Callable[..., object], arguments: tuple, cores: list[int], log: Path) -> None:
-    """The child: on its own cores (before JAX counts them), out of the terminal's reach, its output in the log."""
+def _run(function: Callable[..., object], arguments: tuple, own: list[int], log: Path) -> None:
+    """The child: on its own cores (where the system pins; before JAX counts them), out of the terminal's reach, its output in the
+    log."""
     os.setsid()
-    os.sched_setaffinity(0, cores)
+    pin(own)
     with log.open("w") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
@@ -77,7 +78,9 @@ def _run(function: Callable[..., object], arguments: tuple, cores: list[int], lo
     try:
         function(*arguments)
     except Interrupted as told:
+        # Told by whoever it was, it is not done: only the parent that told all of them knows better.
         print(told, flush=True)
+        sys.exit(130)
     except Exception as error:
         traceback.print_exc()
         print(f"{type(error).__name__}: {error}", flush=True)

@@ -105,20 +105,12 @@ def test_any_run_that_may_have_happened(kind, timeline, first):
     assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["every tick", "every tick, late"])
-def test_a_planner_that_starts_late_has_its_lead_in(name):
-    made = toy("pooled")
-    lived, stepped, _ = live(agent_of(made, TIMELINES[name]), world(made))
-    rows = windows(LONG)
-    parts = segments(made, lived, TIMELINES[name], rows, planner_tokens=90)
-    assert parts[2][0].planner.tick[0] > 0
-    assert all(len(part.planner.tick) <= 90 for row in parts for part in row)
-    assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
-
-
-@pytest.mark.parametrize("name", ["every tick", "as drawn"])
-def test_a_planner_that_follows_every_tick_and_starts_late_has_its_lead_in(name):
-    made = toy("pictures")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("pooled", "every tick"), ("pooled", "every tick, late"), ("pictures", "every tick"), ("pictures", "as drawn")],
+)
+def test_a_planner_that_starts_late_has_its_lead_in(kind, name):
+    made = toy(kind)
     lived, stepped, _ = live(agent_of(made, TIMELINES[name]), world(made))
     rows = windows(LONG)
     parts = segments(made, lived, TIMELINES[name], rows, planner_tokens=90)

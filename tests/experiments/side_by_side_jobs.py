@@ -1,6 +1,7 @@
 """Jobs for the tests of `side_by_side`: a process of its own imports them from here."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -25,4 +26,12 @@ def work_until_told(path: Path) -> None:
         while not stop.is_set:
             time.sleep(0.05)
         path.write_text(f"saved at {stop.name}")
+        raise Interrupted("told to stop")
+
+
+def told_by_somebody_else() -> None:
+    """Is told to stop by another than its parent."""
+    with stop_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_set
         raise Interrupted("told to stop")

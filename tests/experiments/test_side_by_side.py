@@ -9,7 +9,7 @@ import pytest
 
 from experiments.side_by_side import shares, side_by_side
 from hierarchy.training.trainer import Interrupted
-from tests.experiments.side_by_side_jobs import fail, note_cores, work_until_told
+from tests.experiments.side_by_side_jobs import fail, note_cores, told_by_somebody_else, work_until_told
 
 
 @pytest.mark.parametrize("cores", [2, 3, 7, 16])
@@ -36,6 +36,11 @@ def test_a_job_that_fails_is_named_and_the_other_saves(tmp_path):
     with pytest.raises(ChildProcessError, match=r"two stopped: ValueError: no luck \(all of it is in .*two.log\)"):
         side_by_side({"one": (work_until_told, (saved,)), "two": (fail_later, (saved,))}, tmp_path)
     assert saved.read_text() == "saved at SIGTERM"
+
+
+def test_a_job_that_somebody_else_stopped_is_not_done(tmp_path):
+    with pytest.raises(ChildProcessError, match="one stopped: told to stop"):
+        side_by_side({"one": (told_by_somebody_else, ())}, tmp_path)
 
 
 def fail_later(saved) -> None:

@@ -46,7 +46,10 @@ def test_an_episode_is_not_changed():
 
 
 def test_a_target_may_be_absent():
-    check(dataclasses.replace(good(), label=not_finite((TICKS, 1), 2), privileged={"goal": not_finite((TICKS, 1), 0)}))
+    absent = dataclasses.replace(good(), label=not_finite((TICKS, 1), 2), privileged={"goal": not_finite((TICKS, 1), 0)})
+    assert check(absent) is absent
+    with pytest.raises(ValueError, match="action is not finite"):
+        check(dataclasses.replace(absent, action=absent.label))
 
 
 @pytest.mark.parametrize(
