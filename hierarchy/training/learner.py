@@ -12,7 +12,7 @@ import optax
 
 from hierarchy.batch import Batch
 from hierarchy.model.network import Network
-from hierarchy.training.losses import LossWeights, Metrics, joint_loss
+from hierarchy.training.losses import LossWeights, Metrics, joint_loss, plan_use
 
 PlannerLearns = Literal["joint", "detached", "frozen"]
 
@@ -90,8 +90,9 @@ def initial_state(network: Network, config: LearnerConfig) -> TrainState:
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
+@functools.lru_cache(16)
 def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> Step:
-    """Returns the compiled step under these weights: (state, batch) to (state, metrics). The given state is donated.
+    """Returns the compiled step under these weights: (state, batch) to (state, metrics). The given state is donated. Made once.
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were; `metrics["finite"]` says so.
     """
@@ -120,6 +121,12 @@ def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> 
         return TrainState(params, moments, state.step + finite), metrics
 
     return step
+
+
+@functools.lru_cache(16)
+def make_measure(network: Network) -> Callable[[hk.Params, Batch], Metrics]:
+    """Returns the compiled `plan_use` of a network. Made once."""
+    return jax.jit(functools.partial(plan_use, network))
 
 
 def detached(network: Network) -> Network:
