@@ -274,8 +274,12 @@ def train_run(config: TrainConfig) -> TrainState:
     return train(run.network, config.learner, config.trainer, loader, run.held_out, config.out, f"training {config.agent}")
 
 
-def pace_s(config: TrainConfig, steps: int = 12) -> tuple[float, float]:
-    """Returns the median seconds of a step in the warm-up and in joint training, batches waited for, compilation left out."""
+def pace_s(config: TrainConfig, steps: int = 30) -> tuple[float, float]:
+    """Returns the median seconds of a step in the warm-up and in joint training, compilation left out.
+
+    The first third is left out too: its batches were made while the step was compiled, and from then on a step shares the cores
+    with the making of its batches.
+    """
     run = assemble(config)
     state, paces = initial_state(run.network, config.learner), []
     batches = Loader(run.mixture, config.learner.seed, 0, threads=config.mix.loader_threads)
@@ -286,7 +290,7 @@ def pace_s(config: TrainConfig, steps: int = 12) -> tuple[float, float]:
             state, metrics = step(state, next(batches)[0])
             jax.block_until_ready(metrics)
             took.append(time.perf_counter() - began)
-        paces.append(float(np.median(took[2:])))
+        paces.append(float(np.median(took[steps // 3 :])))
     batches.close()
     return paces[0], paces[1]
 
