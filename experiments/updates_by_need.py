@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +108,8 @@ class NeedRow:
     agent: "learned", or "scripted" for a reader without any model. way: see `NAMES`. period: the fixed period whose updates it
     may spend. threshold, minimum_gap, maximum_age: of its trigger, as calibrated. updates: mean of an episode, measured in these
     episodes. right: percent of ticks at which the action is the goal; low, high: its 95% bootstrap interval over episodes. gain:
-    points above the fixed period in the same episodes, with its paired interval.
+    points above the fixed period in the same episodes, with its paired interval; beside: that period in ticks, which spends no
+    fewer updates than were measured.
     """
 
     agent: str
@@ -124,6 +125,7 @@ class NeedRow:
     right: float
     low: float
     high: float
+    beside: int
     gain: float
     gain_low: float
     gain_high: float
@@ -171,30 +173,32 @@ def close(trained: Trained, trigger: Trigger, latency: int, seeds: Sequence[int]
     return Closed(100 * rewards.mean(axis=0), np.sum([due for _, due in policy.state.updates], axis=0))
 
 
-def calibrated(trained: Trained, way: str, period: int, latency: int, held_out: int) -> Trigger:
-    """Returns the trigger of a way that spends no more than the fixed period: of a score, on held-out episodes, and there the one
-    that is right most often."""
+Close = Callable[[Trigger, int], Closed]
+"""From a trigger and a latency to what it does in some episodes."""
+
+
+def held_out(trained: Trained, episodes: int) -> Close:
+    """Returns what closes the loop in the episodes to calibrate on, each trigger once: budgets share what they try."""
+    seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + episodes)
+    return functools.cache(lambda trigger, latency: close(trained, trigger, latency, seeds))
+
+
+def calibrated(tried: Close, way: str, period: int, latency: int) -> Trigger:
+    """Returns the trigger of a way that spends no more than the fixed period: of a score, in the episodes of `held_out`, and
+    there the one that is right most often."""
     if way == "fixed":
         return Trigger(plan_age, period)
     if way == "random":
         return Trigger(at_random, 1 - chance(period, latency))
-    seeds = tuple(range(HELD_OUT_SEED, HELD_OUT_SEED + held_out))
-    watched, budget = WATCHED[way], updates_of(period)
+    watched, budget, found = WATCHED[way], updates_of(period), []
 
     def spend(trigger: Trigger) -> float:
-        return float(closed_once(trained, trigger, latency, seeds).updates.mean())
+        return float(tried(trigger, latency).updates.mean())
 
-    found = []
     for gap in GAPS:
         asked = Trigger(watched.score, watched.high, gap)
         found.append(calibrate(asked, spend, budget, watched.low, watched.high, RULES.ticks, watched.halvings))
-    return max(found, key=lambda trigger: closed_once(trained, trigger, latency, seeds).right.mean())
-
-
-@functools.lru_cache(4096)
-def closed_once(trained: Trained, trigger: Trigger, latency: int, seeds: tuple[int, ...]) -> Closed:
-    """Returns `close`, done once: budgets share what their searches try."""
-    return close(trained, trigger, latency, seeds)
+    return max(found, key=lambda trigger: tried(trigger, latency).right.mean())
 
 
 def updates_of(period: int) -> int:
@@ -208,11 +212,25 @@ def chance(period: int, latency: int) -> float:
     return min(1.0, more / (RULES.ticks - 1 - more * latency))
 
 
+def period_of(updates: float) -> int:
+    """Returns the fixed period that spends no fewer updates in an episode, as few as it can and as evenly."""
+    longest = next(period for period in range(RULES.ticks, 0, -1) if updates_of(period) >= updates)
+    return -(-RULES.ticks // updates_of(longest))
+
+
 def row_of(
-    agent: str, way: str, period: int, latency: int, trigger: Trigger | None, seed: int, own: Closed, fixed: Closed
+    agent: str,
+    way: str,
+    period: int,
+    latency: int,
+    trigger: Trigger | None,
+    seed: int,
+    own: Closed,
+    fixed: Callable[[int], Closed],
 ) -> NeedRow:
-    """Returns the row of one way beside the fixed period in the same episodes."""
-    right, gain = mean_interval(own.right), paired_difference(own.right, fixed.right)
+    """Returns the row of one way. fixed: from a period to what it does in the same episodes."""
+    beside = period_of(float(own.updates.mean()))
+    right, gain = mean_interval(own.right), paired_difference(own.right, fixed(beside).right)
     return NeedRow(
         agent=agent,
         way=way,
@@ -227,22 +245,25 @@ def row_of(
         right=right.mean,
         low=right.low,
         high=right.high,
+        beside=beside,
         gain=gain.mean,
         gain_low=gain.low,
         gain_high=gain.high,
     )
 
 
-def measure(config: NeedConfig, trained: Trained, period: int, latency: int, done: Sequence[NeedRow]) -> list[NeedRow]:
-    """Returns the rows of every way at one budget; those that are done are taken up."""
+def measure(
+    config: NeedConfig, trained: Trained, tried: Close, period: int, latency: int, done: Sequence[NeedRow]
+) -> list[NeedRow]:
+    """Returns the rows of every way at one budget; those that are done are taken up. tried: see `held_out`."""
     seeds, rows = seeds_of(config.episodes), []
     known = {row.way: row for row in done if (row.agent, row.period, row.latency) == ("learned", period, latency)}
     if set(known) == set(NAMES):
         return [known[way] for way in NAMES]
-    fixed = close(trained, Trigger(plan_age, period), latency, seeds)
+    fixed = functools.cache(lambda ticks: close(trained, Trigger(plan_age, ticks), latency, seeds))
     for way in NAMES:
-        trigger = calibrated(trained, way, period, latency, config.held_out)
-        own = fixed if way == "fixed" else close(trained, trigger, latency, seeds)
+        trigger = calibrated(tried, way, period, latency)
+        own = fixed(period) if way == "fixed" else close(trained, trigger, latency, seeds)
         rows.append(row_of("learned", way, period, latency, trigger, config.seed, own, fixed))
     return rows
 
@@ -256,11 +277,11 @@ def reference(period: int, latency: int, episodes: int, seed: int = 0) -> list[N
         return Closed(100.0 * right.mean(axis=1), updates)
 
     budget, rng = updates_of(period), np.random.default_rng((seed, 1))
-    fixed = outcome(bursty_goal.periodically(period))
+    fixed = functools.cache(lambda ticks: outcome(bursty_goal.periodically(ticks)))
     random = outcome(bursty_goal.at_random(chance(period, latency), rng))
     oracles = [outcome(bursty_goal.on_failure(gap)) for gap in range(1, 4 * period)]
     oracle = next((one for one in oracles if one.updates.mean() <= budget), oracles[-1])
-    named = {"fixed": fixed, "random": random, "oracle": oracle}
+    named = {"fixed": fixed(period), "random": random, "oracle": oracle}
     return [row_of("scripted", way, period, latency, None, seed, own, fixed) for way, own in named.items()]
 
 
@@ -270,10 +291,12 @@ def need(config: NeedConfig) -> list[NeedRow]:
     rows = [row for cell in cells for row in reference(*cell, config.episodes)]
     path = config.out / "rows.jsonl"
     done = [row for row in load_rows(path) if (row.episodes, row.train_seed) == (config.episodes, config.seed)]
+    others = [row for row in done if (row.period, row.latency) not in cells]
     trained = prepare(config)
+    tried = held_out(trained, config.held_out)
     for cell in track(cells, description="calibrating triggers and closing loops"):
-        rows += measure(config, trained, *cell, done)
-        write_rows(path, rows)
+        rows += measure(config, trained, tried, *cell, done)
+        write_rows(path, others + rows)
     return rows
 
 
@@ -318,7 +341,21 @@ def draw(rows: Sequence[NeedRow], latency: int) -> Figure:
 def table(rows: Sequence[NeedRow]) -> Table:
     """Returns the rows as a table."""
     shown = Table(title=f"{TASK}, {rows[0].episodes} episodes a row, percent of ticks that are right")
-    numbers = "latency", "budget", "agent", "asks by", "threshold", "gap", "oldest", "updates", "right", "95%", "gain", "95% "
+    numbers = (
+        "latency",
+        "budget",
+        "agent",
+        "asks by",
+        "threshold",
+        "gap",
+        "oldest",
+        "updates",
+        "right",
+        "95%",
+        "beside",
+        "gain",
+        "95% ",
+    )
     for name in numbers:
         shown.add_column(name, justify="left" if name in ("agent", "asks by") else "right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row.latency, -row.period)):
@@ -333,6 +370,7 @@ def table(rows: Sequence[NeedRow]) -> Table:
             f"{row.updates:.2f}",
             f"{row.right:.1f}",
             f"{row.low:.1f} to {row.high:.1f}",
+            f"{row.beside}",
             f"{row.gain:+.1f}",
             f"{row.gain_low:+.1f} to {row.gain_high:+.1f}",
         )

@@ -7,13 +7,12 @@ import pytest
 from experiments.evaluate import Trained
 from experiments.tasks import schema_of
 from experiments.updates_by_need import (
-    HELD_OUT_SEED,
     TASK,
     Closed,
     base_rate,
     calibrated,
-    close,
     draw,
+    held_out,
     load_rows,
     reference,
     row_of,
@@ -44,8 +43,8 @@ def test_the_oracle_is_worth_twenty_points_and_chance_less_than_nothing(latency)
 
 @pytest.mark.parametrize("way", ["fixed", "random", "oracle"])
 def test_a_way_spends_what_the_fixed_period_spends(untrained, way):
-    trigger = calibrated(untrained, way, 26, 0, HELD_OUT)
-    closed = close(untrained, trigger, 0, range(HELD_OUT_SEED, HELD_OUT_SEED + HELD_OUT))
+    tried = held_out(untrained, HELD_OUT)
+    closed = tried(calibrated(tried, way, 26, 0), 0)
     # A model that has learnt nothing fails all the time: its oracle can but wait, and its updates come by their age alone.
     spread = 3.0 if way == "random" else 0.0
     assert closed.updates.mean() == pytest.approx(updates_of(26), abs=spread)
@@ -64,7 +63,12 @@ def test_rows_are_read_back_and_drawn(tmp_path):
 
 def test_a_gain_is_over_the_same_episodes(untrained):
     fixed = Closed(np.array([50.0, 90.0, 10.0]), np.array([4, 4, 4]))
-    row = row_of("learned", "entropy", 26, 0, None, 0, Closed(fixed.right + 5.0, fixed.updates), fixed)
+    asked = []
+    row = row_of(
+        "learned", "entropy", 32, 0, None, 0, Closed(fixed.right + 5.0, fixed.updates + 1), lambda k: asked.append(k) or fixed
+    )
+    # Five updates in 128 ticks: every 26 to 31 ticks is as many, every 32 is one fewer; 26 is the most even.
+    assert asked == [26] == [row.beside]
     assert (row.gain, row.gain_low, row.gain_high) == (5.0, 5.0, 5.0)
     assert row.right == pytest.approx(55.0)
 
