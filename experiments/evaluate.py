@@ -27,6 +27,7 @@ from experiments.statistics import mean_interval, normalise
 from experiments.tasks import Collection, Task, find, layouts_of, schema_of
 from experiments.train import TOKENIZER, cache_compilations, lookahead
 from hierarchy.control.agent import Acting, Agent, compile_acting
+from hierarchy.control.trigger import Trigger, TriggeredAgent
 from hierarchy.corpus.text import Tokenizer
 from hierarchy.layout import Layout, Schema, describe
 from hierarchy.model.config import PRESETS, ModelConfig
@@ -77,6 +78,10 @@ class Trained:
         """Returns an agent on a timeline. name: of the layout; it is the task's but for agents that look ahead."""
         acting, changed = self.acting(name, decoding), intervention(control)
         return Agent(acting, self.params, timeline, horizon=horizon, tokenizer=self.tokenizer, intervention=changed)
+
+    def triggered(self, name: str, trigger: Trigger, latency: int = 0, decoding: Decoding = "mean") -> TriggeredAgent:
+        """Returns an agent whose updates come by a trigger."""
+        return TriggeredAgent(self.acting(name, decoding), self.params, trigger, latency=latency, tokenizer=self.tokenizer)
 
 
 def load(folder: Path) -> Trained:

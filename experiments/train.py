@@ -54,8 +54,10 @@ class Mix:
 
     tasks: names of sources in the corpus; empty for all. weights: how often an episode is drawn from each, the first task's
     first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss
-    in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for. chunks: ticks that
-    the chunked agent decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an
+    in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for. recorded_timelines:
+    share of the segments of episodes that tell under which timeline they were recorded which are cut under it. irregular: share
+    of the others whose updates come at gaps drawn one by one, with a ratio as their mean. chunks: ticks that the chunked agent
+    decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an
     episode.
     """
 
@@ -69,6 +71,8 @@ class Mix:
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
     wait_for_first: float = 0.0
+    recorded_timelines: float = 0.0
+    irregular: float = 0.0
     chunks: tuple[int, ...] = (2, 4, 8, 16)
     delays: tuple[int, ...] = (1, 2, 4, 8)
     loader_threads: int = 1
@@ -149,7 +153,8 @@ def single_rate_config(config: ModelConfig, wanted: int, schema: Schema) -> Mode
 def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
     """Returns the packing of a run: the lead-ins and rereads follow from the model's windows."""
     mix, fast = config.mix, model.controller
-    common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows, "wait_for_first": mix.wait_for_first}
+    drawn = ("ratios", "latencies", "rows", "wait_for_first", "recorded_timelines", "irregular")
+    common = {name: getattr(mix, name) for name in drawn}
     if config.agent not in ("two_rate", "controller_only"):
         return Packing(
             controller_tokens=mix.planner_tokens,

@@ -91,7 +91,7 @@ def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwi
         jax.jit(jax.vmap(look, in_axes=(None, 0, 0, 0, None)), donate_argnums=1),
         jax.jit(jax.vmap(read, in_axes=(None, 0))),
         jax.jit(lambda params: stepwise.no_plan(network, params)),
-        jax.jit(jax.vmap(tick, in_axes=(None, 0, 0, None, None, 0, None, 0)), donate_argnums=1),
+        jax.jit(jax.vmap(tick, in_axes=(None, 0, 0, None, None, 0, 0, 0)), donate_argnums=1),
     )
 
 
@@ -214,24 +214,33 @@ def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pi
     )
 
 
-def think(acting: Acting, params: hk.Params, state: AgentState) -> tuple[stepwise.Plan, AgentState]:
-    """Returns the plan of an update that observes the state's tick, and the state whose planner has read it."""
+def think(
+    acting: Acting, params: hk.Params, state: AgentState, among: np.ndarray | None = None
+) -> tuple[stepwise.Plan, AgentState]:
+    """Returns the plan of an update that observes the state's tick, and the state whose planner has read it.
+
+    among: bool [B], the episodes that have the update, None for all; the planners of the others read nothing, and what is
+    returned as their plans means nothing. For layouts whose planner reads numbers of single ticks alone.
+    """
     cache, seen = _look(acting, params, state, "planner", _follow(acting, params, state))
     tokens, chunks, heard = _tokens(state, "planner", acting, seen)
+    if among is not None:
+        tokens = tokens._replace(count=np.where(among, tokens.count, 0).astype(np.int32))
     cache, plan = acting.update(params, cache, tokens, chunks, np.int32(state.tick))
     return plan, state._replace(planner=cache, heard=state.heard | {"planner": heard}, updates=state.updates + 1)
 
 
 def act(
-    acting: Acting, params: hk.Params, state: AgentState, reading: Reading | None, since: int
+    acting: Acting, params: hk.Params, state: AgentState, reading: Reading | None, since: int | np.ndarray
 ) -> tuple[np.ndarray, AgentState]:
     """Returns the actions [B, A] of the state's tick, and the state after it.
 
-    reading: of the visible plan, entries [B, ...]. since: its age in ticks; -1 where there is none.
+    reading: of the visible plan, entries [B, ...]. since: its age in ticks, one for all or int [B]; -1 where there is none.
     """
     cache, seen = _look(acting, params, state, "controller", state.controller)
     tokens, chunks, heard = _tokens(state, "controller", acting, seen)
-    controller, decoded = acting.tick(params, cache, tokens, chunks, np.int32(state.tick), reading, np.int32(since), state.seeds)
+    since = np.broadcast_to(np.int32(since), len(state.seeds))
+    controller, decoded = acting.tick(params, cache, tokens, chunks, np.int32(state.tick), reading, since, state.seeds)
     action, *queue = as_actions(acting.layout, decoded)
     heard = state.heard | {"controller": heard}
     return action, state._replace(

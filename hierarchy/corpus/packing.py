@@ -8,7 +8,7 @@ import numpy as np
 from hierarchy.batch import Batch, Patches, Stream, Targets
 from hierarchy.corpus.segment import HEADS, Encoded, NoLoss, Segment, cut, draw_window, trim
 from hierarchy.layout import EMPTY, Piece, Schema, images
-from hierarchy.timeline import draw
+from hierarchy.timeline import Timeline, draw, draw_irregular
 
 # A batch is full once this many segments have found no row. The segments left out are the larger ones, so few may be.
 MISSES = 8
@@ -27,6 +27,8 @@ class Packing:
     planner_reread, controller_reread: words are read again after this long; half of the reader's window or less.
     draw_places: patches' rows and columns are drawn within their intervals, as in training; else they are the mean.
     ratios, latencies: one of each is drawn for a segment, and a phase. wait_for_first: share that waits for its first plan.
+    recorded_timelines: share of the segments of episodes that tell their timeline (`PLAN_READY`) which are cut under it; an
+    observation may depend on when plans came. irregular: share of the others whose gaps are drawn one by one.
     """
 
     rows: int = 8
@@ -46,6 +48,8 @@ class Packing:
     ratios: tuple[int, ...] = (1, 4, 16, 32)
     latencies: tuple[int, ...] = tuple(range(9))
     wait_for_first: float = 0.0
+    recorded_timelines: float = 0.0
+    irregular: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("rows", "controller_tokens", "planner_reread", "controller_reread"):
@@ -53,8 +57,11 @@ class Packing:
                 raise ValueError(f"packing: {name} is {getattr(self, name)}, and is at least 1")
         if self.segment_ticks is not None and self.segment_ticks < 1:
             raise ValueError(f"packing: segment_ticks is {self.segment_ticks}: at least 1, or None for whole episodes")
-        if min(self.lead_in, self.planner_lead_in) < 0 or not 0 <= self.wait_for_first <= 1:
-            raise ValueError("packing: lead-ins are at least 0 ticks, and wait_for_first is a share")
+        if min(self.lead_in, self.planner_lead_in) < 0:
+            raise ValueError("packing: lead-ins are at least 0 ticks")
+        for name in ("wait_for_first", "recorded_timelines", "irregular"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"packing: {name} is {getattr(self, name)}, and is a share, 0 to 1")
 
 
 def pack(
@@ -97,9 +104,19 @@ def pack(
 
 def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Segment:
     """Returns a segment of the episode under a drawn timeline, its window drawn too. Chunks come one after another."""
-    wait, chunk = bool(rng.random() < packing.wait_for_first), encoded.history.layout.chunk
-    timeline = draw(rng, encoded.ticks, packing.ratios if chunk == 1 else (chunk,), packing.latencies, wait_for_first=wait)
+    timeline = draw_timeline_of(rng, encoded, packing)
     return cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing)
+
+
+def draw_timeline_of(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Timeline:
+    """Returns the timeline of a segment: the one under which the episode was recorded, an irregular one, or a periodic one."""
+    wait, chunk = bool(rng.random() < packing.wait_for_first), encoded.history.layout.chunk
+    # A share of 0 draws nothing, so that it leaves the batches of a mixture that has no use for it as they were.
+    if packing.recorded_timelines and encoded.timeline is not None and rng.random() < packing.recorded_timelines:
+        return encoded.timeline
+    one_by_one = packing.irregular and chunk == 1 and rng.random() < packing.irregular
+    ratios = packing.ratios if chunk == 1 else (chunk,)
+    return (draw_irregular if one_by_one else draw)(rng, encoded.ticks, ratios, packing.latencies, wait_for_first=wait)
 
 
 def fill(rows: list[list[Segment]], schema: Schema, packing: Packing) -> Batch:
@@ -167,6 +184,8 @@ def _heads(schema: Schema, packing: Packing) -> dict[str, int]:
         "text": packing.text_targets if "text" in used else 0,
         "sub_goal": packing.sub_goal_targets if any(layout.sub_goal for layout in schema.layouts) else 0,
         "planner_text": packing.text_targets if planned else 0,
+        "following": packing.action_targets if any(layout.predicted for layout in schema.layouts) else 0,
+        "lifetime": packing.sub_goal_targets if any(layout.lifetime for layout in schema.layouts) else 0,
     }
 
 
@@ -176,7 +195,7 @@ def _slow_parts(schema: Schema) -> set[str]:
         "sub_goal": lambda layout: bool(layout.sub_goal),
         "patches": lambda layout: bool(images(layout.planner + layout.controller)),
     }
-    slow = {"planner_text"}
+    slow = {"planner_text", "lifetime"}
     for name, using in uses.items():
         readers = {bool(layout.planner) for layout in schema.layouts if using(layout)}
         if len(readers) > 1:
@@ -196,6 +215,8 @@ BUDGETS = (
     ("sub_goal_targets", lambda segment: segment.sub_goal.slot),
     ("text_targets", lambda segment: segment.planner_text.slot),
     ("patches", lambda segment: segment.patches.slot),
+    ("action_targets", lambda segment: segment.following.slot),
+    ("sub_goal_targets", lambda segment: segment.lifetime.slot),
 )
 
 

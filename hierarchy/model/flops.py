@@ -48,6 +48,7 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     count = _embedding(schema, planner, tokens, atoms) + _layers(planner, tokens, slots)
     vectors = config.plan_vectors * config.plan_width
     count += 2 * planner.width * vectors + (QUANTISED if config.plan_levels else 3) * vectors
+    count += 2 * planner.width * sizes(schema).lives if layout.lifetime else 0
     return count + controller.layers * 2 * vectors * 2 * controller.width
 
 
@@ -75,7 +76,8 @@ def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     else:
         table = sizes(schema)
         head = (2 * controller.width + DECODED) * (table.pieces if isinstance(layout.action.codec, Piece) else table.discrete)
-    return count + elements * head
+    following = 2 * controller.width * sum(sizes(schema).predictions) if layout.predicted else 0
+    return count + elements * head + following
 
 
 def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: int) -> float:

@@ -71,6 +71,10 @@ class Planner(hk.Module):
         """Returns logits [M, classes] of the sub-goals from outputs [M, D]."""
         return goal_logits(x, self._table)
 
+    def lifetime(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, lives] over bins of the ticks until the sub-goal changes, from outputs [M, D]."""
+        return hk.Linear(self._table.lives, name="lifetime")(x)
+
 
 class Controller(hk.Module):
     """The fast transformer; the single-rate model is one without plans."""
@@ -160,6 +164,11 @@ class Controller(hk.Module):
         """Returns logits [M, classes] of the sub-goals, where no planner is there to predict them."""
         return goal_logits(x, self._table)
 
+    def following(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, classes] of all predicted scalars of the next tick, one scalar's classes after another's, from
+        outputs [M, D]."""
+        return hk.Linear(sum(self._table.predictions), name="following")(x)
+
 
 def goal_logits(x: jax.Array, table: Sizes) -> jax.Array:
     """Returns logits [M, names + bins] of the sub-goals' head, names first."""
@@ -197,6 +206,8 @@ class Network(NamedTuple):
     text: Callable[..., jax.Array]
     controller_sub_goal: Callable[..., jax.Array]
     controller_patches: Callable[..., jax.Array]
+    lifetime: Callable[..., jax.Array]
+    following: Callable[..., jax.Array]
 
 
 @functools.lru_cache(16)
@@ -235,6 +246,11 @@ def build(config: ModelConfig, schema: Schema) -> Network:
                 controller.sub_goal(y)
             if table.patch_values and config.planner is None:
                 controller.patches(*patch)
+            # Last, so that a model without them starts from the same weights as ever.
+            if table.lives and config.planner is not None:
+                planner.lifetime(x)
+            if table.predictions:
+                controller.following(y)
 
         return init, (
             planner,
@@ -250,6 +266,8 @@ def build(config: ModelConfig, schema: Schema) -> Network:
             controller.text,
             controller.sub_goal,
             controller.patches,
+            planner.lifetime,
+            controller.following,
         )
 
     transformed = hk.without_apply_rng(hk.multi_transform(modules))

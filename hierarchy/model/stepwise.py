@@ -48,19 +48,23 @@ class Action(NamedTuple):
     """What one tick decoded.
 
     ids: int32 [A], Gato ids. unit: float32 [A], the action in [-1, 1] (the bin's centre, or the mean over bins; for a discrete
-    action the id). logits: float32 [A, classes], illegal classes masked.
+    action the id). logits: float32 [A, classes], illegal classes masked. following: float32 [classes], of the layout's predicted
+    scalars, one scalar's classes after another's; None where there are none.
     """
 
     ids: jax.Array
     unit: jax.Array
     logits: jax.Array
+    following: jax.Array | None = None
 
 
 class Plan(NamedTuple):
-    """One update's plan, vectors [P, plan_width], and how the controller's layers read it."""
+    """One update's plan, vectors [P, plan_width], how the controller's layers read it, and logits over the bins of its lifetime,
+    None where nobody predicts it."""
 
     vectors: jax.Array
     reading: Reading
+    lifetime: jax.Array | None = None
 
 
 def planner_slots(network: Network, layout: Layout) -> int:
@@ -108,7 +112,8 @@ def update(
 
     size = tokens_per_update(layout)
     cache, x = _ingest(write, network.config.planner, cache, tokens, chunks, tick, size, planner_slots(network, layout))
-    return cache, as_plan(network, params, network.plan(params, x[None])[0])
+    plan = as_plan(network, params, network.plan(params, x[None])[0])
+    return cache, plan._replace(lifetime=network.lifetime(params, x[None])[0]) if layout.lifetime else plan
 
 
 def follow(
@@ -179,6 +184,9 @@ def tick(
 
     lasting = controller_slots(network, layout)
     cache, x = _ingest(write, network.config.controller, cache, tokens, chunks, now, tokens_per_reading(layout), lasting)
+    following = None
+    if own := schema.predictions(layout.name):
+        following = network.following(params, x[None])[0, own[0][0] : sum(own[-1])]
     first_field = schema.field_ids(layout.name)["action", layout.action.name]
 
     def element(carry: tuple[Cache, jax.Array], i: jax.Array):
@@ -192,7 +200,8 @@ def tick(
     size = layout.action.size
     (cache, x), actions = jax.lax.scan(element, (cache, x), jnp.arange(size - 1))
     last = Action(*_decode(network, layout, params, x, jax.random.fold_in(key, size - 1), decoding))
-    return cache, jax.tree.map(lambda most, end: jnp.concatenate([most, end[None]]), actions, last)
+    decoded = jax.tree.map(lambda most, end: jnp.concatenate([most, end[None]]), actions, last)
+    return cache, decoded._replace(following=following)
 
 
 def _ingest(write, config: TransformerConfig, cache: Cache, tokens: Tokens, chunks, now, size: int, slots: int):
