@@ -58,13 +58,12 @@ def draw(drawn: Drawn, path: Path, from_s: float = 0.0, seconds: float = 2.0) ->
     """Writes the figure: `seconds` of it in detail, from `from_s` on, above the whole run."""
     with matplotlib.rc_context(STYLE):
         figure = Figure((WIDTH, 7.4), layout="constrained")
-        figure.get_layout_engine().set(hspace=0.06)
-        words, lanes, age, below = figure.subfigures(4, 1, height_ratios=(0.6, 2.1, 1.5, 2.2))
+        words, detail, below = figure.subfigures(3, 1, height_ratios=(0.65, 3.6, 2.2))
         _rates(words, drawn.summary)
         window = (from_s, min(from_s + seconds, float(drawn.seconds(drawn.rows["acted"][-1]))))
-        axes = lanes.subplots()
-        _lanes(axes, drawn, window)
-        _ages(age.subplots(sharex=axes), drawn, window)
+        lanes, age = detail.subplots(2, 1, sharex=True, height_ratios=(2.1, 1.3))
+        _lanes(lanes, drawn, window)
+        _ages(age, drawn, window)
         times, tail = below.subplots(1, 2, width_ratios=(2, 1))
         _times(times, drawn)
         _tail(tail, drawn)
@@ -81,8 +80,8 @@ def _rates(part: Figure, found: dict[str, Any]) -> None:
         f"observation to action {action['p50']:.1f} ms": f"median; {action['p99']:.1f} ms p99{aged}",
     }
     for x, (title, meaning) in zip((0.012, 0.33, 0.6), columns.items()):
-        part.text(x, 0.95, title, va="top", fontsize=13, fontweight="bold", color=INK)
-        part.text(x, 0.5, meaning, va="top", fontsize=8.5, color=MUTED, linespacing=1.35)
+        part.text(x, 0.85, title, va="top", fontsize=13, fontweight="bold", color=INK)
+        part.text(x, 0.42, meaning, va="top", fontsize=8.5, color=MUTED, linespacing=1.35)
 
 
 def _colour(number: int) -> str:
@@ -117,11 +116,12 @@ def _lanes(axes: Axes, drawn: Drawn, window: tuple[float, float]) -> None:
     axes.set(xlim=window, ylim=(-0.6, 1.35))
     axes.set_yticks([0, 1], ["controller:\neach tick's decoding", "planner:\neach update"], color=INK, fontsize=9)
     axes.grid(visible=False)
-    axes.tick_params(labelbottom=False)
     axes.spines["left"].set_visible(False)
     notes = ["thin line: the observation read", "arrow: the first tick to use the plan"]
     if any(update.held_back for _, update in drawn.updates):
         notes.insert(1, "hatched: held back on purpose")
+    if missed.any():
+        notes.append("▲ missed its deadline")
     axes.set_title("    ".join(notes), fontsize=8.5, loc="right", color=MUTED)
 
 
@@ -157,6 +157,7 @@ def _times(axes: Axes, drawn: Drawn) -> None:
                 axes.annotate(kind, (seconds, 0), (2, 4), fontsize=8, rotation=90, **place)
     top = max(action.max(), 1e3 * period_s)
     axes.set(ylabel="ms", yscale="log", xlabel="s since the first tick, the whole run", ylim=(None, 3 * top))
+    axes.set_title("every tick", fontsize=10, loc="left", color=INK)
     axes.legend(frameon=False, ncols=3, loc="upper right", fontsize=8.5, handletextpad=0.4, columnspacing=1.2)
 
 
@@ -171,6 +172,7 @@ def _tail(axes: Axes, drawn: Drawn) -> None:
     if drawn.period_s:
         axes.axvline(1e3 * drawn.period_s, color=GREY, lw=1, ls="--")
     axes.set(xlabel="ms", ylabel="share of ticks above", xscale="log", yscale="log")
+    axes.set_title("where its time goes", fontsize=10, loc="left", color=INK)
     axes.legend(frameon=False, fontsize=8.5, loc="lower left")
 
 
