@@ -110,7 +110,9 @@ def _lanes(axes: Axes, drawn: Drawn, window: tuple[float, float]) -> None:
             continue
         plan = number.get((int(row["episode"]), int(row["plan"])))
         axes.vlines(float(drawn.seconds(row["deadline"])), -0.32, 0.32, color="#d5dae0", lw=0.8, zorder=1)
-        axes.barh(0.0, computed - woken, 0.56, woken, color=GREY if plan is None else _colour(plan), zorder=3)
+        # With an edge, so that a tick that is shorter than a dot of the picture is there.
+        colour = GREY if plan is None else _colour(plan)
+        axes.barh(0.0, computed - woken, 0.56, woken, color=colour, edgecolor=colour, lw=1.2, zorder=3)
         if late:
             axes.plot(computed, -0.42, "^", color=ORANGE, ms=6, zorder=5, clip_on=False)
     axes.set(xlim=window, ylim=(-0.6, 1.35))
