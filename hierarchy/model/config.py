@@ -77,6 +77,14 @@ PRESETS = {
         plan_width=64,
         plan_read="film",
     ),
+    # For times: the demo's controller beside a planner of 100 million parameters.
+    "demo_100M": ModelConfig(
+        planner=TransformerConfig(width=1024, layers=10, heads=16, feed_forward=4096, window=320),
+        controller=TransformerConfig(width=64, layers=2, heads=2, feed_forward=256, window=8),
+        plan_vectors=4,
+        plan_width=64,
+        plan_read="film",
+    ),
     "79M": gato(768, 8, 24, 3072, TransformerConfig(256, 4, 4, 1024, window=16), plan_vectors=8, plan_width=256),
     "364M": gato(1536, 12, 12, 6144, TransformerConfig(512, 6, 8, 2048, window=16), plan_vectors=8, plan_width=256),
     "1.18B": gato(2048, 24, 16, 8192, TransformerConfig(768, 8, 12, 3072, window=16), plan_vectors=8, plan_width=256),
