@@ -63,11 +63,12 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class Encoded:
     """One episode in ids. history: its observations. label: int32 [T, A], sub_goal: int32 [T, G]; EMPTY where there is nothing
-    to predict."""
+    to predict. prompt: what is read before it, if anything (`hierarchy.corpus.prompts`)."""
 
     history: History
     label: np.ndarray
     sub_goal: np.ndarray
+    prompt: "Encoded | None" = None
 
     @property
     def ticks(self) -> int:

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hierarchy.timeline as module
-from hierarchy.timeline import NO_PLAN, Timeline, age, draw, draw_timeline, periodic, recorded, ticks_from_seconds, visible
+from hierarchy.timeline import (
+    NO_PLAN,
+    Timeline,
+    age,
+    draw,
+    draw_timeline,
+    on_time,
+    periodic,
+    recorded,
+    ticks_from_seconds,
+    visible,
+)
 
 TICKS = 200
 
@@ -158,3 +169,10 @@ def test_workers_carry_a_latency_up_to_their_number_of_ratios():
 def test_recorded_refuses(observed, ready, message):
     with pytest.raises(ValueError, match=message):
         recorded(observed, ready)
+
+
+def test_what_is_read_on_time_has_the_same_updates_and_no_latency():
+    timeline = periodic(40, 4, 9, 1)
+    assert on_time(timeline, 12).observed.tolist() == on_time(timeline, 12).ready.tolist() == [0, 3, 7, 11]
+    assert age(on_time(timeline, 12), np.arange(12)).tolist() == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert on_time(recorded([], []), 12).observed.tolist() == []
