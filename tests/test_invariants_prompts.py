@@ -78,6 +78,9 @@ def parted(kind: str, name: str, shown=lambda prompts: prompts, change=lambda ba
     """How far the agent after its prompts is from the parallel pass over the rows with (by default) the same prompts."""
     made, timeline = toy(kind), timeline_of(kind, name)
     prompts, rows = prompts_of(made), windows(made.ticks)
+    if made.network.config.planner is None:
+        # Its rows hold a whole episode and no more: the prompt takes the place of the last ticks.
+        rows[0] = [(0, (0, made.ticks - 20))]
     lived, stepped, _ = acted(made, timeline, prompts)
     parts = rows_of(made, lived, timeline, shown(prompts), rows)
     assert any(is_prompted(part) for row in parts for part in row)
