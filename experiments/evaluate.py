@@ -177,27 +177,31 @@ def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
 
 
 def prompt(trained: Trained, cell: "Cell", timeline: Timeline, state: AgentState) -> AgentState:
-    """Returns the state whose agents have each read a demonstration of the task `cell.prompt`."""
-    shown = demonstrations(trained, cell.prompt, tuple(state.seeds.tolist()), cell.prompt_ticks)
+    """Returns the state whose agents have each read a demonstration of the task `cell.prompt`.
+
+    Raises:
+        ValueError: the run was not trained on that task.
+    """
+    if cell.prompt not in trained.facts["tasks"]:
+        raise ValueError(f"a prompt of {cell.prompt!r}: the run was trained on {', '.join(trained.facts['tasks'])}")
+    shown = demonstrations(Path(trained.facts["corpus"]) / cell.prompt, tuple(state.seeds.tolist()), cell.prompt_ticks)
     acting = trained.acting(trained.layout(cell.prompt, cell).name, cell.decoding)
     return read_prompt(acting, trained.params, state, shown, timeline, trained.tokenizer)
 
 
 @functools.lru_cache(8)
-def demonstrations(trained: Trained, task: str, seeds: tuple[int, ...], ticks: int) -> tuple[Episode, ...]:
-    """Returns the last ticks of a recorded episode of a task for each of these seeds, drawn from those held out of training.
+def demonstrations(folder: Path, seeds: tuple[int, ...], ticks: int) -> tuple[Episode, ...]:
+    """Returns the last ticks of a recorded episode for each of these seeds, of those of a source that training leaves out.
 
     Raises:
-        ValueError: the run was not trained on the task, or no episode that was held out is that long.
+        ValueError: none of them is that long.
     """
-    if task not in trained.facts["tasks"]:
-        raise ValueError(f"a prompt of {task!r}: the run was trained on {', '.join(trained.facts['tasks'])}")
-    source = Source.open(Path(trained.facts["corpus"]) / task)
+    source = Source.open(folder)
     held_out = [source[index] for index in range(first_held_out(source), len(source))]
     long = [episode for episode in held_out if episode.ticks >= ticks]
     if not long:
         raise ValueError(
-            f"none of the {len(held_out)} held-out episodes of {task!r} has {ticks} ticks: record more, or prompt less"
+            f"none of the {len(held_out)} held-out episodes of {folder} has {ticks} ticks: record more, or prompt less"
         )
     chosen = [long[np.random.default_rng(seed).integers(len(long))] for seed in seeds]
     return tuple(excerpt(episode, episode.ticks - ticks, episode.ticks) for episode in chosen)

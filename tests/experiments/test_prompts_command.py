@@ -39,7 +39,7 @@ def test_a_demonstration_is_shown_before_tick_0(debug_run, tmp_path, capsys):
 
 def test_a_demonstration_is_the_end_of_an_episode_that_was_held_out(debug_run):
     trained = load(debug_run / "two_rate")
-    shown = demonstrations(trained, "patrol", (5, 6, 5), 9)
+    shown = demonstrations(debug_run / "corpus" / "patrol", (5, 6, 5), 9)
     assert [episode.ticks for episode in shown] == [9, 9, 9]
     assert shown[0].seed == shown[2].seed == tiny.EPISODES - 1
     state = policy_of(trained, "two_rate", "patrol", Cell(4, 2, prompt="patrol", prompt_ticks=9)).begin([5, 6])
