@@ -16,6 +16,7 @@ Baselines, with what tells them from the two-rate agent:
     --mix.ratios 1 --mix.latencies 0             one ratio and latency instead of random ones
     --learner.weights.sub-goal 0 --learner.planner-steps 0        nobody tells the planner what to plan
     --plan-read prefix, --plan-levels 5 5 5 5    another way to read a plan, or plans of a few values
+    --mix.prompts 0.25                           a quarter of the episodes begin after a stretch of another one, as in Gato
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ from hierarchy.batch import Batch
 from hierarchy.corpus import text
 from hierarchy.corpus.mixture import Loader, Mixture, Part
 from hierarchy.corpus.packing import Packing
+from hierarchy.corpus.prompts import Prompts
 from hierarchy.corpus.store import MANIFEST, Source
 from hierarchy.layout import Schema, describe
 from hierarchy.model.config import PRESETS, ModelConfig, PlanRead
@@ -57,8 +59,9 @@ class Mix:
     in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for. recorded_timelines:
     share of the segments of episodes that tell under which timeline they were recorded which are cut under it. irregular: share
     of the others whose updates come at gaps drawn one by one, with a ratio as their mean. chunks: ticks that the chunked agent
-    decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an
-    episode.
+    decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an episode. prompts:
+    share of the episodes that are read after a stretch of another episode of their task, `prompt_ticks` long, where a row has
+    room for both.
     """
 
     tasks: tuple[str, ...] = ()
@@ -76,6 +79,8 @@ class Mix:
     chunks: tuple[int, ...] = (2, 4, 8, 16)
     delays: tuple[int, ...] = (1, 2, 4, 8)
     loader_threads: int = 1
+    prompts: float = 0.0
+    prompt_ticks: int = Prompts.ticks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +223,8 @@ def assemble(config: TrainConfig) -> Run:
             later.append(Part(Stretch(source, min(split, len(source) - 1), len(source)), layout.name, weight))
     held_out = Mixture(schema, dataclasses.replace(packing, draw_places=False), later, tokenizer)
     batches = [held_out.batch(config.learner.seed + 1_000_003, i)[0] for i in range(4)]
-    return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer), batches)
+    prompts = Prompts(config.mix.prompts, config.mix.prompt_ticks)
+    return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer, prompts=prompts), batches)
 
 
 def check_warm_up(config: TrainConfig, network: Network) -> None:
@@ -264,8 +270,14 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
         "tokenizer": run.tokenizer.hash if run.tokenizer else None,
         "model": dataclasses.asdict(run.network.config),
         "learner": dataclasses.asdict(config.learner),
-        "mix": dataclasses.asdict(config.mix),
+        "mix": mix_of(config.mix),
     }
+
+
+def mix_of(mix: Mix) -> dict:
+    """Returns a mix in plain form. Prompts are said only where there are any: runs from before there were go on alike."""
+    facts = dataclasses.asdict(mix)
+    return facts if mix.prompts else {name: value for name, value in facts.items() if name not in ("prompts", "prompt_ticks")}
 
 
 def train_run(config: TrainConfig) -> TrainState:

@@ -15,7 +15,7 @@ class Stream(NamedTuple):
     value: int32 [..., N, K], Gato ids, PATCH for a patch of an image; EMPTY (-1) where a token has fewer atoms, and throughout
         padding.
     field: int32 [..., N, K], field ids of the schema; EMPTY where value is.
-    tick: int32 [..., N], absolute ticks of the token's episode; 0 in padding.
+    tick: int32 [..., N], absolute ticks of the token's episode, below 0 in the prompt before it; 0 in padding.
     segment: int32 [..., N], 1, 2, ... within the row; 0 in padding. Tokens of one segment are contiguous and in order of time.
     lasting: bool [..., N], whether ticks after its own may attend to the token. False for action tokens alone.
     """

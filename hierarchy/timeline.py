@@ -153,6 +153,13 @@ def recorded(observed: Sequence[int], ready: Sequence[int]) -> Timeline:
     return Timeline(observed, ready)
 
 
+def on_time(timeline: Timeline, ticks: int) -> Timeline:
+    """Returns the updates that observe the first `ticks` ticks of a timeline, each plan ready at once: how a prompt is read,
+    which is whole before anything has to be done."""
+    observed = timeline.observed[timeline.observed < ticks]
+    return Timeline(observed, observed)
+
+
 def visible(timeline: Timeline, ticks: np.ndarray) -> np.ndarray:
     """Returns [N] int32: the newest update whose plan each tick may use, `NO_PLAN` where there is none.
 

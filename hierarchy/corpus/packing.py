@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hierarchy.batch import Batch, Patches, Stream, Targets
+from hierarchy.corpus.prompts import is_prompted, lay_before
 from hierarchy.corpus.segment import HEADS, Encoded, NoLoss, Segment, cut, draw_window, trim
 from hierarchy.layout import EMPTY, Piece, Schema, images
 from hierarchy.timeline import Timeline, draw, draw_irregular
@@ -67,7 +68,8 @@ class Packing:
 def pack(
     rng: np.random.Generator, next_episode: Callable[[np.random.Generator], Encoded], schema: Schema, packing: Packing
 ) -> tuple[Batch, dict[str, float]]:
-    """Returns a batch and its figures: `episodes`, `loss_ticks`, and shares of padding `controller_padding`, `planner_padding`.
+    """Returns a batch and its figures: `episodes`, `loss_ticks`, the share of segments that are `prompted`, and shares of padding
+    `controller_padding`, `planner_padding`.
 
     next_episode: returns the next episode to cut a segment from. The batch is a function of `rng` and of what it returns.
 
@@ -103,9 +105,14 @@ def pack(
 
 
 def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Segment:
-    """Returns a segment of the episode under a drawn timeline, its window drawn too. Chunks come one after another."""
+    """Returns a segment of the episode under a drawn timeline, its window drawn too, after its prompt where a row has room for
+    both. Chunks come one after another."""
     timeline = draw_timeline_of(rng, encoded, packing)
-    return cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing)
+    segment = cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing)
+    if encoded.prompt is None:
+        return segment
+    offers = (lay_before(rng, encoded.prompt, offer, timeline, packing) for offer in (segment, trim(segment)))
+    return next((offer for offer in offers if (_need(offer) <= _budgets(packing)).all()), segment)
 
 
 def draw_timeline_of(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Timeline:
@@ -241,6 +248,7 @@ def _figures(rows: list[list[Segment]], packing: Packing) -> dict[str, float]:
     return {
         "episodes": len(segments),
         "loss_ticks": sum(segment.ticks for segment in segments),
+        "prompted": sum(is_prompted(segment) for segment in segments) / len(segments),
         "controller_padding": 1 - fast / (packing.rows * packing.controller_tokens),
         "planner_padding": 1 - slow / max(1, packing.rows * packing.planner_tokens),
     }

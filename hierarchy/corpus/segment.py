@@ -67,13 +67,14 @@ if TYPE_CHECKING:
 class Encoded:
     """One episode in ids. history: its observations. label: int32 [T, A], sub_goal: int32 [T, G]; EMPTY where there is nothing
     to predict. following: int32 [T, F], classes of the predicted scalars of the tick after. timeline: the one under which it was
-    recorded, None where it does not tell."""
+    recorded, None where it does not tell. prompt: what is read before it, if anything (`hierarchy.corpus.prompts`)."""
 
     history: History
     label: np.ndarray
     sub_goal: np.ndarray
     following: np.ndarray
     timeline: Timeline | None
+    prompt: "Encoded | None" = None
 
     @property
     def ticks(self) -> int:

@@ -46,9 +46,7 @@ class Planner(hk.Module):
         shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none.
         """
         config, table = self._config.planner, self._table
-        x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(
-            table.row(value), field, place.index
-        )
+        x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         x = x + linear(config.width, "time")(log_features(place.time))
         return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
@@ -57,9 +55,11 @@ class Planner(hk.Module):
         """Returns the patches of images, embedded, [M, D]."""
         return PatchEmbedding(self._table.patch_channels, self._config.planner.width)(pixels, row, column)
 
+    @hk.experimental.name_like("__call__")
     def text(self, x: jax.Array) -> jax.Array:
-        """Returns logits [M, pieces] of the next piece of text from outputs [M, D]."""
-        return hk.Linear(self._table.pieces, name="text")(x)
+        """Returns logits [M, pieces] of the next piece of text from outputs [M, D], by the table that embeds pieces."""
+        table = self._table
+        return embedding(table, table.planner_names, self._config.planner.width).logits(x, table.pieces)
 
     def plan(self, x: jax.Array) -> jax.Array:
         """Returns plans [J, P, plan_width] as `limited` leaves them, from outputs [J, D]."""
@@ -131,8 +131,7 @@ class Controller(hk.Module):
         """
         config, table = self._config.controller, self._table
         reach = None if table.controller_words else config.window * table.tick_tokens
-        embed = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)
-        x = embed(table.row(value), field, place.index)
+        x = embedding(table, table.controller_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
@@ -152,9 +151,11 @@ class Controller(hk.Module):
         """Returns logits [M, classes] over discrete actions from outputs [M, D]."""
         return hk.Linear(self._table.discrete, name="discrete")(x)
 
+    @hk.experimental.name_like("__call__")
     def text(self, x: jax.Array) -> jax.Array:
-        """Returns logits [M, pieces] over pieces of text from outputs [M, D]."""
-        return hk.Linear(self._table.pieces, name="text")(x)
+        """Returns logits [M, pieces] over pieces of text from outputs [M, D], by the table that embeds pieces."""
+        table = self._table
+        return embedding(table, table.controller_names, self._config.controller.width).logits(x, table.pieces)
 
     def patches(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
         """Returns the patches of images, embedded, [M, D], where no planner is there to see them."""
@@ -168,6 +169,11 @@ class Controller(hk.Module):
         """Returns logits [M, classes] of all predicted scalars of the next tick, one scalar's classes after another's, from
         outputs [M, D]."""
         return hk.Linear(sum(self._table.predictions), name="following")(x)
+
+
+def embedding(table: Sizes, names: int, width: int) -> TokenEmbedding:
+    """Returns a model's token embedding; names: that one token of its stream may have."""
+    return TokenEmbedding(table.names, BINS, table.fields, names, width)
 
 
 def goal_logits(x: jax.Array, table: Sizes) -> jax.Array:

@@ -18,6 +18,7 @@ from hierarchy.timeline import (
     draw_timeline,
     from_marks,
     marks,
+    on_time,
     periodic,
     recorded,
     ticks_from_seconds,
@@ -208,3 +209,10 @@ def test_marks_tell_a_timeline(timeline):
 
 def test_marks_of_an_episode_that_ended_first():
     assert marks(periodic(20, 4, 2), 6).tolist() == [2, -1, -1, -1, 6, -1]
+
+
+def test_what_is_read_on_time_has_the_same_updates_and_no_latency():
+    timeline = periodic(40, 4, 9, 1)
+    assert on_time(timeline, 12).observed.tolist() == on_time(timeline, 12).ready.tolist() == [0, 3, 7, 11]
+    assert age(on_time(timeline, 12), np.arange(12)).tolist() == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert on_time(recorded([], []), 12).observed.tolist() == []
