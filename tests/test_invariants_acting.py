@@ -171,7 +171,8 @@ def sampled(name: str) -> tuple[np.ndarray, np.ndarray]:
     """More than ten thousand ids and actions [N, 2] of random weights."""
     schema, batch, ticks = few(), 320, 32
     network = few_network()
-    acting = compile_acting(network, schema, name, "sample")
+    # Compiled anew: a mutant must not act with what was compiled before it.
+    acting = compile_acting.__wrapped__(network, schema, name, "sample")
     agent = Agent(acting, network.init(jax.random.key(3)), recorded([], []), horizon=ticks)
     state, rng = agent.begin(range(batch)), np.random.default_rng(0)
     ids, actions = [], []
