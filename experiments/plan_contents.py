@@ -2,7 +2,7 @@
 
     python -m experiments.plan_contents --run runs/demo/two_rate
 
-Prints three tables; with --json writes their numbers. About a minute on 2 cores. `experiments/plan_contents.md` says what was
+Prints three tables; with --json writes their numbers. About 90 s on a quiet core. `experiments/plan_contents.md` says what was
 found, and `experiments/notebooks/what_is_in_a_plan.ipynb` draws it.
 """
 

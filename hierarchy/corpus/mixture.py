@@ -57,8 +57,8 @@ class Mixture:
         for part in parts:
             if not len(part.episodes):
                 raise ValueError(f"layout {part.layout!r}: its part of the mixture has no episodes")
-            says_text = isinstance(schema[part.layout].action.codec, Piece)
-            if prompts.share and len(part.episodes) < 2 and not says_text:
+            says = isinstance(schema[part.layout].action.codec, Piece)
+            if prompts.share and len(part.episodes) < 2 and not says:
                 raise ValueError(f"layout {part.layout!r}: a prompt is of another episode, and its part has one: record more")
         self.prompts = prompts
         self.schema, self.packing, self.parts, self.tokenizer = schema, packing, tuple(parts), tokenizer
