@@ -271,13 +271,14 @@ def references(config: DemoConfig) -> ScriptedConfig:
     )
 
 
-def close_loops(wanted: list[tuple[CompareConfig, dict]], references: ScriptedConfig | None = None) -> None:
-    """Closes the loops of each comparison, its tick times beside it, and plays the references, in a process of its own."""
+def close_loops(wanted: list[tuple[CompareConfig, dict]], beside: ScriptedConfig | None = None) -> None:
+    """Closes the loops of each comparison, its tick times beside it, and plays scripted references, in a process of its own."""
     cache_compilations(COMPILED)
+    trained = {run: load(run) for run in dict.fromkeys(each.run for each, _ in wanted)}
     for each, tick_ms in wanted:
-        compare(each, load(each.run), tick_ms)
-    if references:
-        scripted.play(references)
+        compare(each, trained[each.run], tick_ms)
+    if beside:
+        scripted.play(beside)
 
 
 def film_patrol(config: DemoConfig) -> None:

@@ -230,10 +230,11 @@ def assemble(config: TrainConfig) -> Run:
 def check_warm_up(config: TrainConfig, network: Network) -> None:
     """Raises ValueError for a warm-up that would train nothing, and for what only a two-rate agent has."""
     learner, plain = config.learner, PRESETS[config.preset]
-    own = (network.table.goals and learner.weights.sub_goal) or (network.table.pieces and learner.weights.planner_text)
+    table, weights = network.table, learner.weights
+    own = (table.goals and weights.sub_goal) or (table.pieces and weights.planner_text) or (table.lives and weights.lifetime)
     if learner.planner_steps and not own:
         raise ValueError(
-            f"planner_steps {learner.planner_steps} would train nothing, there is no sub-goal and no text here: set "
+            f"planner_steps {learner.planner_steps} would train nothing, the planner has no loss of its own here: set "
             "learner.planner-steps to 0"
         )
     asked = {
@@ -269,15 +270,26 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
         "schema": describe(run.schema),
         "tokenizer": run.tokenizer.hash if run.tokenizer else None,
         "model": dataclasses.asdict(run.network.config),
-        "learner": dataclasses.asdict(config.learner),
-        "mix": mix_of(config.mix),
+        "learner": said(dataclasses.asdict(config.learner)),
+        "mix": said(dataclasses.asdict(config.mix)),
     }
 
 
-def mix_of(mix: Mix) -> dict:
-    """Returns a mix in plain form. Prompts are said only where there are any: runs from before there were go on alike."""
-    facts = dataclasses.asdict(mix)
-    return facts if mix.prompts else {name: value for name, value in facts.items() if name not in ("prompts", "prompt_ticks")}
+NEWER = {
+    "prompts": 0.0,
+    "prompt_ticks": Prompts.ticks,
+    "recorded_timelines": 0.0,
+    "irregular": 0.0,
+    "following": 0.0,
+    "lifetime": 0.0,
+}
+"""What mixtures and losses had no word for at first, and what it was."""
+
+
+def said(facts: dict) -> dict:
+    """Returns facts without what is newer than they were and as it always was: runs from before there was such a thing go on."""
+    kept = {name: value for name, value in facts.items() if name not in NEWER or value != NEWER[name]}
+    return {name: said(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def train_run(config: TrainConfig) -> TrainState:

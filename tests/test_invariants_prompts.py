@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.interventions import Prompted
-from hierarchy.control.agent import read_prompt
+from hierarchy.control.prompt import read_prompt
 from hierarchy.corpus.prompts import excerpt, is_prompted, lay_before
 from hierarchy.corpus.segment import encode_episode
 from hierarchy.timeline import Timeline, periodic, recorded

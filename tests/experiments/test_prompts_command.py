@@ -7,7 +7,6 @@ import pytest
 
 from experiments.evaluate import Cell, demonstrations, load, policy_of, variant_in_rows
 from experiments.rows import load as load_rows
-from experiments.train import Mix, mix_of
 from tests.experiments import debug_run as tiny
 from tests.experiments.debug_run import command
 from tests.experiments.test_commands import complaint
@@ -22,8 +21,6 @@ def test_a_quarter_begins_after_a_prompt_only_if_asked(debug_run, tmp_path):
     mix = json.loads((tmp_path / "run" / "facts.json").read_text())["mix"]
     assert (mix["prompts"], mix["prompt_ticks"]) == (0.9, 12)
     assert load(tmp_path / "run").variant == "prompts"
-    assert not {"prompts", "prompt_ticks"} & json.loads((debug_run / "two_rate" / "facts.json").read_text())["mix"].keys()
-    assert "prompts" not in mix_of(Mix())
 
 
 def test_a_demonstration_is_shown_before_tick_0(debug_run, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """I5: a run that was stopped, killed or cut off goes on as if nothing had happened; and what is not finite stops it."""
 
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -45,6 +47,18 @@ def uninterrupted(debug_run, tmp_path_factory) -> tuple[TrainState, list[dict]]:
     out = tmp_path_factory.mktemp("uninterrupted")
     state = command.train_run(config_of(debug_run, out))
     return state, lines(out)
+
+
+def test_runs_from_before_an_option_go_on_without_it(debug_run, tmp_path):
+    """What facts.json held at first: an option that came later is said only where it is used."""
+    facts = json.loads((debug_run / "two_rate" / "facts.json").read_text())
+    assert facts["learner"]["weights"].keys() == {"action", "text", "sub_goal", "planner_text"}
+    assert facts["mix"].keys() == {
+        "tasks", "weights", "rows", "controller_tokens", "planner_tokens", "plans", "segment_ticks", "ratios", "latencies",
+        "wait_for_first", "chunks", "delays", "loader_threads",
+    }  # fmt: skip
+    asked = {"irregular": 0.5, "prompts": 0.25, "rows": 2}
+    assert command.said(dataclasses.asdict(command.Mix(**asked))).items() >= asked.items()
 
 
 class StopAfter:
