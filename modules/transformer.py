@@ -83,8 +83,29 @@ def put(old: jax.Array, new: jax.Array, slots: Slots, axis: int) -> jax.Array:
     start = 0
     for first, count in slots:
         part = jax.lax.slice_in_dim(new, start, start + count, axis=axis)
-        old, start = jax.lax.dynamic_update_slice_in_dim(old, part, first, axis), start + count
+        old, start = _put_run(old, part, first, axis), start + count
     return old
+
+
+def _put_run(old: jax.Array, new: jax.Array, first: jax.Array, axis: int) -> jax.Array:
+    """Returns `old` with `new` from index `first` of an axis on.
+
+    JAX's own rule makes a scatter of a batch of these, which rewrites the whole array. Where all members of the batch have one
+    `first` it is one update of them all, in place.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def write(old: jax.Array, new: jax.Array, first: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(old, new, first, axis)
+
+    @write.def_vmap
+    def write_all(size: int, batched: list[bool], old: jax.Array, new: jax.Array, first: jax.Array) -> tuple[jax.Array, bool]:
+        old, new = (part if there else jnp.broadcast_to(part, (size, *part.shape)) for part, there in zip((old, new), batched))
+        if not batched[2]:
+            return _put_run(old, new, first, axis + 1), True
+        return jax.vmap(lambda *parts: jax.lax.dynamic_update_slice_in_dim(*parts, axis))(old, new, first), True
+
+    return write(old, new, first)
 
 
 def empty_cache(config: TransformerConfig, slots: int) -> Cache:
@@ -203,6 +224,9 @@ class Transformer(hk.Module):
             more = jax.tree.map(lambda part: part[count:], place) if beside is None else beside.place
             keys = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), kept, more)
         mask, time = may_see(place, keys, config.window), time_of(config, place, keys)
+        if cache is not None:
+            # Else they are worked out again in every layer, for every head and score: XLA counts that as cheap.
+            mask, time = jax.lax.optimization_barrier((mask, time))
 
         def over(i: int) -> Callable[..., tuple[jax.Array, KeyValues]]:
             if cache is None:
