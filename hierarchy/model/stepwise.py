@@ -233,9 +233,10 @@ def tick(
         x, decoded = write(action.ids[:, None], *own(i[None]), decoded, [Run(i, 1)], beside=cache)
         return (decoded, x), action
 
-    if layout.at_once and rest:
-        asked = jnp.full((rest, tokens.value.shape[1]), EMPTY).at[:, 0].set(ASKED), *own(jnp.arange(rest), tokens.value.shape[1])
-        cache, x = _ingest(write, room, cache, tokens, chunks, now, size, asked)
+    if layout.at_once or not rest:
+        which, atoms = jnp.arange(rest), tokens.value.shape[1]
+        asked = jnp.full((rest, atoms), EMPTY).at[:, 0].set(ASKED), *own(which, atoms)
+        cache, x = _ingest(write, room, cache, tokens, chunks, now, size, asked if rest else None)
         return cache, elements(x, 0)
     cache, x = _ingest(write, room, cache, tokens, chunks, now, size)
     # What is decoded has a cache of its own: a loop that carried the large one would copy it.
