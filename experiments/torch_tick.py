@@ -80,7 +80,7 @@ class TorchTick:
             self._across = [
                 (leaf(f"norm_plan_{i}", "scale"), product(f"plan_query_{i}"), product(f"plan_out_{i}")) for i in range(layers)
             ]
-        self._head = product("~continuous/continuous/~/weights"), leaf("~continuous/continuous/~/weights", "b")
+        self._head = product("~continuous/continuous/weights"), leaf("~continuous/continuous/weights", "b")
         self._classes, self._bias = torch.tensor(head_features(BINS)), leaf("~continuous/continuous", "bias")
         self._centres = (torch.arange(BINS) + 0.5) * 2 / self._limit - 1
 
