@@ -3,7 +3,8 @@
     python -m experiments.evaluate --run runs/demo/two_rate --task patrol --ratio 8 --latency 4
 
 Prints the cell's return with its interval (0 random, 100 expert) and, with --rows, appends it as a row. About 5 s for 64
-episodes of the patrol, after some seconds of compilation.
+episodes of the patrol, after some seconds of compilation. With `--prompt patrol` each episode is begun after a demonstration: the
+end of one of the patrol's recorded episodes that were held out of the run's training.
 """
 
 import dataclasses
@@ -21,13 +22,17 @@ import tyro
 from envs.loop import Policy, returns, run
 from envs.recording import record
 from envs.suite_experts import RandomExpert
-from experiments.interventions import Control, HeldAction, LateAction, intervention
+from experiments.interventions import Control, HeldAction, LateAction, Prompted, intervention
 from experiments.rows import Row, append
 from experiments.statistics import mean_interval, normalise
 from experiments.tasks import Collection, Task, find, layouts_of, schema_of
-from experiments.train import TOKENIZER, cache_compilations, lookahead
-from hierarchy.control.agent import Acting, Agent, compile_acting
+from experiments.train import TOKENIZER, cache_compilations, first_held_out, lookahead
+from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting, read_prompt
+from hierarchy.control.trigger import Trigger, TriggeredAgent
+from hierarchy.corpus.prompts import Prompts, excerpt
+from hierarchy.corpus.store import Source
 from hierarchy.corpus.text import Tokenizer
+from hierarchy.episode import Episode
 from hierarchy.layout import Layout, Schema, describe
 from hierarchy.model.config import PRESETS, ModelConfig
 from hierarchy.model.flops import flops_per_tick, parameters
@@ -78,6 +83,10 @@ class Trained:
         acting, changed = self.acting(name, decoding), intervention(control)
         return Agent(acting, self.params, timeline, horizon=horizon, tokenizer=self.tokenizer, intervention=changed)
 
+    def triggered(self, name: str, trigger: Trigger, latency: int = 0, decoding: Decoding = "mean") -> TriggeredAgent:
+        """Returns an agent whose updates come by a trigger."""
+        return TriggeredAgent(self.acting(name, decoding), self.params, trigger, latency=latency, tokenizer=self.tokenizer)
+
 
 def load(folder: Path) -> Trained:
     """Returns the newest weights of a training run.
@@ -114,6 +123,7 @@ def variant_of(facts: dict) -> str:
         "fixed": model["planner"] is not None and len({*mix["ratios"]}) == len({*mix["latencies"]}) == 1,
         "at_once": facts.get("at_once", False),
         "no_sub_goal": not facts["learner"]["weights"]["sub_goal"],
+        "prompts": bool(mix.get("prompts")),
     }
     return "+".join(name for name, there in differs.items() if there)
 
@@ -157,27 +167,66 @@ def acted(task: str) -> Task:
 def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
     horizon = acted(task).ticks
+
+    def own(timeline: Timeline, layout: str = task, control: Control = "none") -> Policy:
+        made = trained.agent(layout, timeline, horizon, cell.decoding, control)
+        return Prompted(made, functools.partial(prompt, trained, cell, timeline)) if cell.prompt else made
+
     if trained.lookahead:
-        layout, every = trained.layout(task, cell), periodic(horizon, cell.ratio)
-        own = trained.agent(layout.name, every, horizon, cell.decoding)
-        return LateAction(own, layout.late) if layout.late else own
+        layout = trained.layout(task, cell)
+        ahead = own(periodic(horizon, cell.ratio), layout.name)
+        return LateAction(ahead, layout.late) if layout.late else ahead
     if agent == "held_action":
-        return HeldAction(trained.agent(task, periodic(horizon, 1), horizon, cell.decoding), cell.ratio)
+        return HeldAction(own(periodic(horizon, 1)), cell.ratio)
     if agent == "late_action":
-        return LateAction(trained.agent(task, periodic(horizon, 1), horizon, cell.decoding), cell.latency)
-    return trained.agent(task, periodic(horizon, cell.ratio, cell.latency), horizon, cell.decoding, cell.control)
+        return LateAction(own(periodic(horizon, 1)), cell.latency)
+    return own(periodic(horizon, cell.ratio, cell.latency), control=cell.control)
+
+
+def prompt(trained: Trained, cell: "Cell", timeline: Timeline, state: AgentState) -> AgentState:
+    """Returns the state whose agents have each read a demonstration of the task `cell.prompt`.
+
+    Raises:
+        ValueError: the run was not trained on that task.
+    """
+    if cell.prompt not in trained.facts["tasks"]:
+        raise ValueError(f"a prompt of {cell.prompt!r}: the run was trained on {', '.join(trained.facts['tasks'])}")
+    shown = demonstrations(Path(trained.facts["corpus"]) / cell.prompt, tuple(state.seeds.tolist()), cell.prompt_ticks)
+    acting = trained.acting(trained.layout(cell.prompt, cell).name, cell.decoding)
+    return read_prompt(acting, trained.params, state, shown, timeline, trained.tokenizer)
+
+
+@functools.lru_cache(8)
+def demonstrations(folder: Path, seeds: tuple[int, ...], ticks: int) -> tuple[Episode, ...]:
+    """Returns the last ticks of a recorded episode for each of these seeds, of those of a source that training leaves out.
+
+    Raises:
+        ValueError: none of them is that long.
+    """
+    source = Source.open(folder)
+    held_out = [source[index] for index in range(first_held_out(source), len(source))]
+    long = [episode for episode in held_out if episode.ticks >= ticks]
+    if not long:
+        raise ValueError(
+            f"none of the {len(held_out)} held-out episodes of {folder} has {ticks} ticks: record more, or prompt less"
+        )
+    chosen = [long[np.random.default_rng(seed).integers(len(long))] for seed in seeds]
+    return tuple(excerpt(episode, episode.ticks - ticks, episode.ticks) for episode in chosen)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """Where a loop is closed. agent: None for the run's own; "held_action" repeats every action for `ratio` ticks, "late_action"
-    brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits."""
+    brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits. prompt:
+    the task of the demonstration that is read before tick 0, none by default; prompt_ticks: how long it is."""
 
     ratio: int = 8
     latency: int = 0
     agent: Literal["held_action", "late_action"] | None = None
     control: Control = "none"
     decoding: Decoding = "mean"
+    prompt: str = ""
+    prompt_ticks: int = Prompts.ticks
 
 
 def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tuple[float, float] | None = None) -> Row:
@@ -217,8 +266,9 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
 
 
 def variant_in_rows(trained: Trained, cell: Cell) -> str:
-    """Returns the row's `variant`: the run's own; or, of an agent made from it, which weights it runs."""
-    return "+".join(filter(None, (trained.name, trained.variant))) if cell.agent else trained.variant
+    """Returns the row's `variant`: the run's own; or, of an agent made from it, which weights it runs; and what it was shown."""
+    after = cell.prompt and f"after_{cell.prompt}_{cell.prompt_ticks}"
+    return "+".join(filter(None, (cell.agent and trained.name, trained.variant, after)))
 
 
 def trained_on(trained: Trained, mix: dict, cell: Cell) -> tuple[str, bool]:

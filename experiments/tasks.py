@@ -8,6 +8,7 @@ import numpy as np
 
 from envs import (
     baby_ai,
+    bursty_goal,
     captions,
     cue_recall,
     disturbance_rejection,
@@ -21,6 +22,7 @@ from envs import (
     suite_tasks,
     switching_goal,
 )
+from envs.bursty_goal import BurstyGoal
 from envs.cue_recall import CueRecall
 from envs.disturbance_rejection import DisturbanceRejection
 from envs.go_to import GoTo
@@ -133,6 +135,11 @@ def switched(noisy: bool) -> Expert:
     return switching_goal.Expert()
 
 
+def read_seldom(noisy: bool) -> Expert:
+    """Returns the expert of the bursty goal: noisy, it sees the goal as seldom and as irregularly as a planner may."""
+    return bursty_goal.Reader(ratios=(2, 4, 8, 16, 32), latencies=(0, 2)) if noisy else bursty_goal.Reader()
+
+
 def pushed(noisy: bool) -> Expert:
     """Returns the expert of disturbance rejection."""
     return disturbance_rejection.Expert(Noise(most=0.1) if noisy else None)
@@ -159,6 +166,7 @@ TASKS = {
     "go_to": Task(GoTo, regulator, layouts.GO_TO, 256, patrol_experts.augment),
     "cue_recall": Task(CueRecall, recalled, layouts.BENCH["cue_recall"], cue_recall.Rules().ticks),
     "switching_goal": Task(SwitchingGoal, switched, layouts.BENCH["switching_goal"], switching_goal.Rules().ticks),
+    "bursty_goal": Task(BurstyGoal, read_seldom, layouts.BENCH["bursty_goal"], bursty_goal.Rules().ticks),
     "disturbance_rejection": Task(
         DisturbanceRejection, pushed, layouts.BENCH["disturbance_rejection"], disturbance_rejection.Rules().ticks
     ),
@@ -189,7 +197,7 @@ def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[i
         case "two_rate":
             return {0: layout}
         case "controller_only":
-            return {0: dataclasses.replace(layout, planner=(), sub_goal=())}
+            return {0: dataclasses.replace(layout, planner=(), sub_goal=(), lifetime=False)}
         case "single_rate":
             return {0: single_rate(layout)}
         case "chunked" | "late_action" if not lookahead:

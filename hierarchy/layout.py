@@ -143,6 +143,9 @@ class Field:
             raise ValueError(f"field {self.name!r}: what is read for every tick has one frame, no sum, and is not spoken")
 
 
+LIVES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
+"""First ticks of the bins of a lifetime; the last bin has no end."""
+
 PREVIOUS_ACTION = "previous_action"
 """The one derived field: the action executed at the tick before, absent at tick 0."""
 
@@ -164,6 +167,9 @@ class Layout:
         takes a fraction of the time of one after another; it cannot tell which of two answers an earlier element chose.
     pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
         with the separator as a token of its own.
+    predicted: observation fields, Bounded or Discrete, of which the controller predicts the next tick's values, before it knows
+        its action. Their codecs are the prediction's own and may be coarser than those that are read.
+    lifetime: whether the planner predicts at its updates in how many ticks its first sub-goal changes, in the bins of LIVES.
     """
 
     name: str
@@ -175,6 +181,8 @@ class Layout:
     late: int = 0
     chunk: int = 1
     at_once: bool = False
+    predicted: tuple[Field, ...] = ()
+    lifetime: bool = False
 
     def __post_init__(self) -> None:
         goals = self.sub_goal or ()
@@ -205,6 +213,13 @@ class Layout:
             )
         if self.chunk > 1 and self.planner:
             raise ValueError(f"layout {self.name!r}: a planner's controller reads every tick, and decodes one tick's action")
+        for field in self.predicted:
+            if not isinstance(field.codec, Bounded | Discrete) or field.frames > 1 or field.summed or field.spoken:
+                raise ValueError(f"layout {self.name!r}: predicted {field.name!r} is of single ticks, and Bounded or Discrete")
+        if self.predicted and self.chunk > 1:
+            raise ValueError(f"layout {self.name!r}: the next tick is predicted by who reads every tick, and it acts in chunks")
+        if self.lifetime and not (self.planner and self.sub_goal):
+            raise ValueError(f"layout {self.name!r}: a lifetime is of a planner's sub-goal, and it lacks one of the two")
 
 
 def _rank(field: Field) -> int:
@@ -267,7 +282,7 @@ def single_rate(layout: Layout) -> Layout:
     by_name = {field.name: field for field in layout.controller}
     for field in layout.planner:
         by_name[field.name] = dataclasses.replace(field, every_tick=False)
-    return dataclasses.replace(layout, planner=(), controller=tuple(by_name.values()))
+    return dataclasses.replace(layout, planner=(), controller=tuple(by_name.values()), lifetime=False)
 
 
 def ahead(layout: Layout, late: int, chunk: int) -> Layout:
@@ -277,7 +292,7 @@ def ahead(layout: Layout, late: int, chunk: int) -> Layout:
         codec = dataclasses.replace(codec, low=codec.low * chunk, high=codec.high * chunk)
     action = dataclasses.replace(action, codec=codec, size=action.size * chunk)
     name = layout.name + (f", {late} late" if late else "") + (f", in chunks of {chunk}" if chunk > 1 else "")
-    return dataclasses.replace(single_rate(layout), name=name, action=action, late=late, chunk=chunk)
+    return dataclasses.replace(single_rate(layout), name=name, action=action, late=late, chunk=chunk, predicted=())
 
 
 def tick_action(layout: Layout) -> Field:
@@ -339,6 +354,22 @@ class Schema:
                 return ids
         raise KeyError(f"no layout {name!r}; there are {[layout.name for layout in self.layouts]}")
 
+    def predictions(self, name: str) -> tuple[tuple[int, int], ...]:
+        """Returns, for one layout, (first class, number of classes) of each scalar that its controller predicts, in order.
+
+        All of them, of all layouts, are classes of one head.
+        """
+        first = 0
+        for layout in self.layouts:
+            own = []
+            for field in layout.predicted:
+                classes = field.codec.values if isinstance(field.codec, Discrete) else field.codec.bins
+                own += [(first + i * classes, classes) for i in range(field.size)]
+                first += field.size * classes
+            if layout.name == name:
+                return tuple(own)
+        raise KeyError(f"no layout {name!r}; there are {[layout.name for layout in self.layouts]}")
+
     @property
     def fields(self) -> int:
         """Number of field ids."""
@@ -382,7 +413,7 @@ class Schema:
         return max([names(layout.controller) for layout in self.layouts if layout.pooled] + [1])
 
 
-NEWER = {"every_tick": False, "late": 0, "chunk": 1, "at_once": False}
+NEWER = {"every_tick": False, "late": 0, "chunk": 1, "at_once": False, "predicted": [], "lifetime": False}
 """What fields and layouts had no word for at first, and what it was."""
 
 

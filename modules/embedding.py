@@ -49,8 +49,9 @@ class BinHead(hk.Module):
 
 
 def log_features(count: jax.Array) -> jax.Array:
-    """Returns float32 [N, features] of log(1 + count) for counts >= 0 (an age, a time): smooth, and without a largest one."""
-    x = jnp.log1p(count.astype(jnp.float32))[:, None]
+    """Returns float32 [N, features] of log(1 + count) for counts (an age, a time), mirrored below 0: smooth, without largest."""
+    count = count.astype(jnp.float32)
+    x = (jnp.sign(count) * jnp.log1p(jnp.abs(count)))[:, None]
     waves = x * jnp.asarray([0.5, 1.0, 2.0, 4.0])
     return jnp.concatenate([jnp.ones_like(x), x, jnp.sin(waves), jnp.cos(waves)], axis=-1)
 
@@ -80,7 +81,7 @@ class TokenEmbedding(hk.Module):
         """
         count, size = self._features.shape[1], self._width
         small = hk.initializers.RandomNormal(0.3)
-        table = hk.get_parameter("names", (self._names + 1, size), init=hk.initializers.RandomNormal(1.0))
+        table = self._table()
         matrix = hk.get_parameter("fields", (self._fields, count, size), init=small)
         shared = hk.get_parameter("shared", (count, size), init=small)
         there = row >= 0
@@ -109,3 +110,12 @@ class TokenEmbedding(hk.Module):
         position = hk.get_parameter("positions", (POSITIONS, size), init=hk.initializers.RandomNormal(1.0))
         x = x + pick(position, jnp.where(word, jnp.minimum(index, POSITIONS - 1), -1))
         return x * jax.lax.rsqrt(jnp.maximum(there.sum(axis=-1, keepdims=True), 1).astype(jnp.float32))
+
+    def logits(self, x: jax.Array, names: int) -> jax.Array:
+        """Returns logits [M, names] of the first names from outputs [M, D]: how well each fits the row that embeds the name
+        (arXiv 1608.05859). Scaled so that they start out of size 1."""
+        bias = hk.get_parameter("bias", (names,), init=jnp.zeros)
+        return x * self._width**-0.5 @ self._table()[:names].T + bias
+
+    def _table(self) -> jax.Array:
+        return hk.get_parameter("names", (self._names + 1, self._width), init=hk.initializers.RandomNormal(1.0))

@@ -20,6 +20,7 @@ from hierarchy.corpus.reading import (
     spoken_fields,
     words_due,
 )
+from hierarchy.episode import Episode
 from hierarchy.layout import (
     EMPTY,
     PATCH,
@@ -37,7 +38,7 @@ from hierarchy.layout import (
 )
 from hierarchy.model import stepwise
 from hierarchy.model.network import Network, Reading
-from hierarchy.timeline import NO_PLAN, Timeline, age, visible
+from hierarchy.timeline import NO_PLAN, Timeline, age, on_time, visible
 from modules.transformer import Cache
 
 Intervention = Callable[[int, jax.Array], jax.Array]
@@ -163,6 +164,7 @@ class AgentState(NamedTuple):
     tick: of the next step. plans: update to its plan, from the visible one on. reader: what was last read, by reader.
     previous_action: [B, ...], executed at the last tick. decoded: the last tick's action ids and logits, for whoever looks.
     updates: how many planner updates have run. queue: actions of the last chunk that are still to be executed, in order.
+    origin: what the models call tick 0. It is the history's own; while a prompt is read (`read_prompt`), the tick after it.
     """
 
     tick: int
@@ -176,6 +178,12 @@ class AgentState(NamedTuple):
     decoded: stepwise.Action | None
     updates: int
     queue: tuple[np.ndarray, ...] = ()
+    origin: int = 0
+
+    @property
+    def time(self) -> np.int32:
+        """The tick as the models are told it."""
+        return np.int32(self.tick - self.origin)
 
 
 class Heard(NamedTuple):
@@ -273,25 +281,91 @@ def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pi
     )
 
 
-def think(acting: Acting, params: hk.Params, state: AgentState) -> tuple[stepwise.Plan, AgentState]:
-    """Returns the plan of an update that observes the state's tick, and the state whose planner has read it."""
+def read_prompt(
+    acting: Acting,
+    params: hk.Params,
+    state: AgentState,
+    prompts: Sequence[Episode],
+    timeline: Timeline,
+    tokenizer: Pieces | None = None,
+) -> AgentState:
+    """Returns the state before tick 0 of agents that have read a prompt each, which then ended: Q ticks, at ticks -Q to -1.
+
+    What they keep of it is in their caches alone. Its actions are those that were executed in it.
+
+    acting: of the prompts' layout. prompts: one an episode, all of Q ticks (`hierarchy.corpus.prompts.excerpt`). timeline: the
+    episodes' own; the prompts are read under it from its tick 0 on, every plan on time.
+
+    Raises:
+        ValueError: the state is past its tick 0, the prompts differ in number or length, or their layout has other caches.
+    """
+    ticks, layout = prompts[0].ticks, acting.layout
+    if state.tick or len(prompts) != len(state.seeds) or any(prompt.ticks != ticks for prompt in prompts):
+        raise ValueError(
+            f"{len(prompts)} prompts of {sorted({prompt.ticks for prompt in prompts})} ticks at tick {state.tick} of "
+            f"{len(state.seeds)} episodes: give one an episode, all of one length, before tick 0"
+        )
+    reader = begin(acting, params, state.seeds, tokenizer)
+    own, theirs = (jax.tree.map(np.shape, (each.planner, each.controller)) for each in (state, reader))
+    if own != theirs:
+        raise ValueError(
+            f"a prompt of layout {layout.name!r} before an episode of {state.history.layout.name!r}: their caches differ in size"
+        )
+    reader = reader._replace(planner=state.planner, controller=state.controller, origin=ticks)
+    timeline, planner = on_time(timeline, ticks), state.planner is not None
+    reading, ages = reader.plans[NO_PLAN].reading if planner else None, age(timeline, np.arange(ticks))
+    for tick in range(ticks):
+        executed = np.stack([prompt.action[tick - 1] for prompt in prompts]) if tick else None
+        reader.history.append(_shown(prompts, tick), executed)
+        if planner and tick in timeline.observed:
+            plan, reader = think(acting, params, reader)
+            reading = plan.reading
+        if layout.chunk == 1 or tick in timeline.observed:
+            _, reader = act(acting, params, reader, reading, int(ages[tick]))
+        else:
+            reader = reader._replace(tick=tick + 1)
+    words_ = {name: [(tick - ticks, many) for tick, many in heard.words] for name, heard in reader.heard.items()}
+    heard = {name: fresh._replace(words=words_[name]) for name, fresh in state.heard.items()}
+    return state._replace(planner=reader.planner, controller=reader.controller, heard=heard)
+
+
+def _shown(episodes: Sequence[Episode], tick: int) -> dict[str, np.ndarray]:
+    """What recorded episodes show at a tick, stacked; words that have not been said yet are empty."""
+    names = episodes[0].observation
+    shown = {name: np.stack([episode.observation[name][tick] for episode in episodes]) for name in names}
+    for name in episodes[0].text:
+        said = [[words_ for since, words_ in episode.text[name] if since <= tick] for episode in episodes]
+        shown[name] = np.array([wordings[-1] if wordings else "" for wordings in said], object)
+    return shown
+
+
+def think(
+    acting: Acting, params: hk.Params, state: AgentState, among: np.ndarray | None = None
+) -> tuple[stepwise.Plan, AgentState]:
+    """Returns the plan of an update that observes the state's tick, and the state whose planner has read it.
+
+    among: bool [B], the episodes that have the update, None for all; the planners of the others read nothing, and what is
+    returned as their plans means nothing. For layouts whose planner reads numbers of single ticks alone.
+    """
     cache, seen = _look(acting, params, state, "planner", _follow(acting, params, state))
     tokens, chunks, heard = _tokens(state, "planner", acting, seen)
-    cache, plan = acting.update(params, cache, tokens, chunks, np.int32(state.tick))
+    if among is not None:
+        tokens = tokens._replace(count=np.where(among, tokens.count, 0).astype(np.int32))
+    cache, plan = acting.update(params, cache, tokens, chunks, state.time)
     return plan, state._replace(planner=cache, heard=state.heard | {"planner": heard}, updates=state.updates + 1)
 
 
 def act(
-    acting: Acting, params: hk.Params, state: AgentState, reading: Reading | None, since: int
+    acting: Acting, params: hk.Params, state: AgentState, reading: Reading | None, since: int | np.ndarray
 ) -> tuple[np.ndarray, AgentState]:
     """Returns the actions [B, A] of the state's tick, and the state after it.
 
     params: those that a tick reads (`Weights.tick`), or more. reading: of the visible plan, entries [B, ...]. since: its age in
-        ticks; -1 where there is none.
+        ticks, one for all or int [B]; -1 where there is none.
     """
     cache, seen = _look(acting, params, state, "controller", state.controller)
     tokens, chunks, heard = _tokens(state, "controller", acting, seen)
-    controller, decoded = acting.tick(params, cache, stepwise.pack_tick(tokens, chunks, state.tick, since, state.seeds), reading)
+    controller, decoded = acting.tick(params, cache, stepwise.pack_tick(tokens, chunks, state.time, since, state.seeds), reading)
     action, *queue = as_actions(acting.layout, decoded)
     heard = state.heard | {"controller": heard}
     return action, state._replace(
@@ -315,7 +389,7 @@ def _follow(acting: Acting, params: hk.Params, state: AgentState) -> Cache:
         value, field = np.full((2, batch, FOLLOWED, tokens, acting.schema.planner_atoms), EMPTY, np.int32)
         value[:, : stop - first], field[:, : stop - first] = between_tokens(state.history, np.arange(first, stop))
         read = stepwise.Tokens(value, field, np.full(batch, tokens, np.int32), np.zeros(batch, np.int32))
-        cache = acting.follow(params, cache, read, np.int32(first), np.int32(stop - first))
+        cache = acting.follow(params, cache, read, np.int32(first - state.origin), np.int32(stop - first))
     return cache
 
 
@@ -336,7 +410,7 @@ def _look(acting: Acting, params: hk.Params, state: AgentState, reader: str, cac
             value[:, :, 0], named[:, :, 0] = PATCH, first
             places = [np.tile(place, (len(seen), 1)) for place in intervals(field.codec, None)]
             tokens = stepwise.Tokens(value, named, due, seen.copy())
-            cache = acting.look(params, cache, tokens, Patches(pixels, *places, due), np.int32(state.tick))
+            cache = acting.look(params, cache, tokens, Patches(pixels, *places, due), state.time)
             seen += due
     return cache, seen
 

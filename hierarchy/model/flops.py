@@ -49,6 +49,7 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     count = _embedding(schema, planner, tokens, atoms, tokens) + _layers(planner, tokens, slots)
     vectors = config.plan_vectors * config.plan_width
     count += 2 * planner.width * vectors + (QUANTISED if config.plan_levels else 3) * vectors
+    count += 2 * planner.width * sizes(schema).lives if layout.lifetime else 0
     return count + controller.layers * 2 * vectors * 2 * controller.width
 
 
@@ -88,8 +89,13 @@ def tick_passes(config: ModelConfig, schema: Schema, layout: Layout) -> list[Pas
         return Pass(tokens, _controller_pass(config, schema, tokens, atoms, slots) + outputs * head, 4 * numbers)
 
     if layout.at_once:
-        return [one(reading + rest, schema.controller_atoms, rest + 1)]
-    return [one(reading, schema.controller_atoms, 1)] + rest * [one(1, 1, 1)]
+        passes = [one(reading + rest, schema.controller_atoms, rest + 1)]
+    else:
+        passes = [one(reading, schema.controller_atoms, 1)] + rest * [one(1, 1, 1)]
+    if layout.predicted:
+        following = config.controller.width * sum(sizes(schema).predictions)
+        passes[0] = passes[0]._replace(flops=passes[0].flops + 2 * following, bytes=passes[0].bytes + 4 * following)
+    return passes
 
 
 def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:

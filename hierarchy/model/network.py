@@ -46,9 +46,7 @@ class Planner(hk.Module):
         shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none.
         """
         config, table = self._config.planner, self._table
-        x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(
-            table.row(value), field, place.index
-        )
+        x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         x = x + linear(config.width, "time")(log_features(place.time))
         return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
@@ -57,9 +55,11 @@ class Planner(hk.Module):
         """Returns the patches of images, embedded, [M, D]."""
         return PatchEmbedding(self._table.patch_channels, self._config.planner.width)(pixels, row, column)
 
+    @hk.experimental.name_like("__call__")
     def text(self, x: jax.Array) -> jax.Array:
-        """Returns logits [M, pieces] of the next piece of text from outputs [M, D]."""
-        return hk.Linear(self._table.pieces, name="text")(x)
+        """Returns logits [M, pieces] of the next piece of text from outputs [M, D], by the table that embeds pieces."""
+        table = self._table
+        return embedding(table, table.planner_names, self._config.planner.width).logits(x, table.pieces)
 
     def plan(self, x: jax.Array) -> jax.Array:
         """Returns plans [J, P, plan_width] as `limited` leaves them, from outputs [J, D]."""
@@ -70,6 +70,10 @@ class Planner(hk.Module):
     def sub_goal(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, classes] of the sub-goals from outputs [M, D]."""
         return goal_logits(x, self._table)
+
+    def lifetime(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, lives] over bins of the ticks until the sub-goal changes, from outputs [M, D]."""
+        return hk.Linear(self._table.lives, name="lifetime")(x)
 
 
 class Controller(hk.Module):
@@ -129,8 +133,7 @@ class Controller(hk.Module):
         """
         config, table = self._config.controller, self._table
         reach = None if table.controller_words else config.window * table.tick_tokens
-        embed = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)
-        x = embed(table.row(value), field, place.index)
+        x = embedding(table, table.controller_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
@@ -150,9 +153,11 @@ class Controller(hk.Module):
         """Returns logits [M, classes] over discrete actions from outputs [M, D]."""
         return hk.Linear(self._table.discrete, name="discrete")(x)
 
+    @hk.experimental.name_like("__call__")
     def text(self, x: jax.Array) -> jax.Array:
-        """Returns logits [M, pieces] over pieces of text from outputs [M, D]."""
-        return hk.Linear(self._table.pieces, name="text")(x)
+        """Returns logits [M, pieces] over pieces of text from outputs [M, D], by the table that embeds pieces."""
+        table = self._table
+        return embedding(table, table.controller_names, self._config.controller.width).logits(x, table.pieces)
 
     def patches(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
         """Returns the patches of images, embedded, [M, D], where no planner is there to see them."""
@@ -161,6 +166,16 @@ class Controller(hk.Module):
     def sub_goal(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, classes] of the sub-goals, where no planner is there to predict them."""
         return goal_logits(x, self._table)
+
+    def following(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, classes] of all predicted scalars of the next tick, one scalar's classes after another's, from
+        outputs [M, D]."""
+        return hk.Linear(sum(self._table.predictions), name="following")(x)
+
+
+def embedding(table: Sizes, names: int, width: int) -> TokenEmbedding:
+    """Returns a model's token embedding; names: that one token of its stream may have."""
+    return TokenEmbedding(table.names, BINS, table.fields, names, width)
 
 
 def goal_logits(x: jax.Array, table: Sizes) -> jax.Array:
@@ -199,6 +214,8 @@ class Network(NamedTuple):
     text: Callable[..., jax.Array]
     controller_sub_goal: Callable[..., jax.Array]
     controller_patches: Callable[..., jax.Array]
+    lifetime: Callable[..., jax.Array]
+    following: Callable[..., jax.Array]
 
 
 @functools.lru_cache(16)
@@ -237,6 +254,11 @@ def build(config: ModelConfig, schema: Schema) -> Network:
                 controller.sub_goal(y)
             if table.patch_values and config.planner is None:
                 controller.patches(*patch)
+            # Last, so that a model without them starts from the same weights as ever.
+            if table.lives and config.planner is not None:
+                planner.lifetime(x)
+            if table.predictions:
+                controller.following(y)
 
         return init, (
             planner,
@@ -252,6 +274,8 @@ def build(config: ModelConfig, schema: Schema) -> Network:
             controller.text,
             controller.sub_goal,
             controller.patches,
+            planner.lifetime,
+            controller.following,
         )
 
     transformed = hk.without_apply_rng(hk.multi_transform(modules))

@@ -75,19 +75,23 @@ class Action(NamedTuple):
     """What one tick decoded.
 
     ids: int32 [A], Gato ids. unit: float32 [A], the action in [-1, 1] (the bin's centre, or the mean over bins; for a discrete
-    action the id). logits: float32 [A, classes], illegal classes masked.
+    action the id). logits: float32 [A, classes], illegal classes masked. following: float32 [classes], of the layout's predicted
+    scalars, one scalar's classes after another's; None where there are none.
     """
 
     ids: jax.Array
     unit: jax.Array
     logits: jax.Array
+    following: jax.Array | None = None
 
 
 class Plan(NamedTuple):
-    """One update's plan, vectors [P, plan_width], and how the controller's layers read it."""
+    """One update's plan, vectors [P, plan_width], how the controller's layers read it, and logits over the bins of its lifetime,
+    None where nobody predicts it."""
 
     vectors: jax.Array
     reading: Reading
+    lifetime: jax.Array | None = None
 
 
 class Room(NamedTuple):
@@ -148,7 +152,8 @@ def update(
 
     size = tokens_per_update(layout)
     cache, x = _ingest(write, planner_room(network, layout), cache, tokens, chunks, tick, size)
-    return cache, as_plan(network, params, network.plan(params, x)[0])
+    plan = as_plan(network, params, network.plan(params, x)[0])
+    return cache, plan._replace(lifetime=network.lifetime(params, x)[0]) if layout.lifetime else plan
 
 
 def follow(
@@ -233,15 +238,21 @@ def tick(
         x, decoded = write(action.ids[:, None], *own(i[None]), decoded, [Run(i, 1)], beside=cache)
         return (decoded, x), action
 
+    def following(x: jax.Array) -> jax.Array | None:
+        """What the reading's last output says of the next tick, before anything is decoded."""
+        own = schema.predictions(layout.name)
+        return network.following(params, x)[0, own[0][0] : sum(own[-1])] if own else None
+
     if layout.at_once or not rest:
         which, atoms = jnp.arange(rest), tokens.value.shape[1]
         asked = jnp.full((rest, atoms), EMPTY).at[:, 0].set(ASKED), *own(which, atoms)
         cache, x = _ingest(write, room, cache, tokens, chunks, now, size, asked if rest else None)
-        return cache, elements(x, 0)
-    cache, x = _ingest(write, room, cache, tokens, chunks, now, size)
+        return cache, elements(x, 0)._replace(following=following(x[:1]))
+    cache, first = _ingest(write, room, cache, tokens, chunks, now, size)
     # What is decoded has a cache of its own: a loop that carried the large one would copy it.
-    (_, x), actions = jax.lax.scan(element, (empty_cache(network.config.controller, rest), x), jnp.arange(rest))
-    return cache, jax.tree.map(lambda most, end: jnp.concatenate([most[:, 0], end]), actions, elements(x, rest))
+    (_, x), actions = jax.lax.scan(element, (empty_cache(network.config.controller, rest), first), jnp.arange(rest))
+    decoded = jax.tree.map(lambda most, end: jnp.concatenate([most[:, 0], end]), actions, elements(x, rest))
+    return cache, decoded._replace(following=following(first))
 
 
 Written = tuple[jax.Array, jax.Array, Place]
@@ -259,15 +270,16 @@ def _ingest(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: 
             return cache, last
         x, cache = write(*asked, cache, [])
         return cache, jnp.concatenate([last, x])
-    # Every tick has slots of its own until it leaves the window: one that is not read leaves them as they are.
+    # Every tick has slots of its own until it leaves the window. A reading of nothing leaves them empty, as they count already.
     slots = [Run(now % room.window * room.each, size)]
     index = jnp.arange(size, dtype=jnp.int32)
-    place = Place(jnp.full(size, now), index, jnp.ones(size, jnp.int32), cache.written + index, jnp.ones(size, bool))
+    there = index < tokens.count
+    place = Place(jnp.full(size, now), index, there.astype(jnp.int32), cache.written + index, there)
     reading = tokens.value, tokens.field, place
     if asked is not None:
         reading = jax.tree.map(lambda first, then: jnp.concatenate([first, then]), reading, asked)
     x, cache = write(*reading, cache, slots)
-    return cache._replace(written=cache.written + size), x[size - 1 :]
+    return cache._replace(written=cache.written + tokens.count), x[size - 1 :]
 
 
 def _ingest_words(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: int):

@@ -141,4 +141,5 @@ def planner_of(params: hk.Params) -> hk.Params:
 
 def step_weights(config: LearnerConfig, step: int) -> LossWeights:
     """Returns the weights of a step: the planner's own losses alone in the warm-up, all of them after it."""
-    return dataclasses.replace(config.weights, action=0.0, text=0.0) if step < config.planner_steps else config.weights
+    warm_up = dataclasses.replace(config.weights, action=0.0, text=0.0, following=0.0)
+    return warm_up if step < config.planner_steps else config.weights
