@@ -40,6 +40,8 @@ Timed = dict[str, np.ndarray]
 """Milliseconds of every call, by way."""
 OURS, AT_ONCE = "one call a tick", "one pass for all action tokens"
 TOTALS = ("20M", "100M")
+AGREE_FROM, TIMED_FROM = 1000, 2000
+"""First ticks of what is compared and of what is timed: what caches hold of earlier ones is out of their windows."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -77,7 +79,7 @@ def interleave(ways: dict[str, Callable[[int], Any]], seconds: float, what: str,
     The first two calls of a turn are left out where it has more than ten: another way's data fills the processor's caches.
     """
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    ticks, spent = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0)
+    ticks, spent = dict.fromkeys(ways, TIMED_FROM), dict.fromkeys(ways, 0.0)
     with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), transient=True) as progress:
         task = progress.add_task(what, total=rounds)
         for turn in range(rounds):
@@ -170,17 +172,17 @@ def torch_ways(model: Model, at_once: Model, notes: list[str]) -> dict[str, Way]
                 for tick in range(3):
                     way(tick)
             except Exception as error:
-                notes.append(f"PyTorch {kind} does not run here ({type(error).__name__}: {str(error).splitlines()[0][:80]})")
+                notes.append(f"PyTorch {kind} does not run here ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
                 continue
             ways[f"PyTorch {kind}, {name}"] = way
     return ways
 
 
 def agree(ways: dict[str, Way], ours: str, ticks: int = 40) -> dict[str, float]:
-    """Returns the largest difference of each way's actions from ours, in [-1, 1], over ticks from the first on."""
-    expected = [ways[ours](tick) for tick in range(ticks)]
+    """Returns the largest difference of each way's actions from ours, in [-1, 1], over ticks that no warm-up reaches."""
+    expected = {tick: ways[ours](tick) for tick in range(AGREE_FROM, AGREE_FROM + ticks)}
     others = {name: way for name, way in ways.items() if name != ours}
-    return {name: max(float(np.abs(way(tick) - expected[tick]).max()) for tick in range(ticks)) for name, way in others.items()}
+    return {name: max(float(np.abs(way(tick) - unit).max()) for tick, unit in expected.items()) for name, way in others.items()}
 
 
 def measure_ways(config: LatencyConfig, models: tuple[Model, Model], notes: list[str]) -> dict[str, Any]:
@@ -204,6 +206,8 @@ def measure_ways(config: LatencyConfig, models: tuple[Model, Model], notes: list
         "recomputing the window": ways_to_tick.recomputing(model),
         "one model of the same size": ways_to_tick.one_call_a_tick(alone),
     }
+    for way in others.values():
+        way(0)
     probes = {"multiply": machine.multiply, "read": machine.read}
     timed = interleave(probes | same | once | others, config.seconds, "a tick in every way")
     rate, bandwidth = Machine.FLOPS / p50(timed["multiply"]) * 1e3, machine.bytes / p50(timed["read"]) * 1e3

@@ -44,7 +44,7 @@ class TorchTick:
         self._own = torch.full((self._size + self._rest, self._rest), -math.inf).triu(1 - self._size)
         count = max(head // 4, 1)
         self._periods = torch.tensor(np.geomspace(4, max(4 * self._window, 4), count).round().astype(np.int64))
-        self._pass = torch.compile(self._through, dynamic=False) if compiled else self._through
+        self._pass = torch.compile(self._through) if compiled else self._through
 
     def _take(self, params: hk.Params, layers: int) -> None:
         """Lays the parameters out as PyTorch has them: [out, in]; a value's embedding is worked out beforehand."""

@@ -6,6 +6,7 @@ keeps its own cache. All ways of one model have the same weights, see the same o
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -294,6 +295,9 @@ def in_torch(model: Model, compiled: bool) -> Way:
     """Returns the tick in PyTorch, eager or compiled; ImportError where it is not installed."""
     from experiments.torch_tick import TorchTick
 
+    if compiled:
+        # PyTorch's compiler looks for an attribute in every module, and haiku's stand-in for flax raises ImportError when asked.
+        sys.modules.pop("haiku.experimental.flax", None)
     way = TorchTick(model.params, model.network.config, model.schema, model.layout, model.reading, compiled)
     size, fields = tokens_per_reading(model.layout), _fields(model, "controller").astype(np.int64)
     return lambda tick: way(observation(tick, size), fields, tick, AGE)
