@@ -77,7 +77,7 @@ class Trained:
         ticks = cell.ratio if self.name == "chunked" else cell.latency
         if ticks not in layouts:
             raise ValueError(f"{self.name} was trained {', '.join(map(str, layouts))} ticks ahead, and not {ticks}")
-        return layouts[ticks]
+        return self.schema[layouts[ticks].name]
 
     def agent(self, name: str, timeline: Timeline, horizon: int, decoding: Decoding = "mean", control: Control = "none") -> Agent:
         """Returns an agent on a timeline. name: of the layout; it is the task's but for agents that look ahead."""
@@ -101,7 +101,8 @@ def load(folder: Path) -> Trained:
     if tokenizer is not None and tokenizer.hash != facts["tokenizer"]:
         raise CheckpointError(f"{folder} was trained with another tokenizer than {corpus / TOKENIZER}: train it again")
     ticks = lookahead(facts["agent"], facts["mix"])
-    schema = schema_of(tuple(facts["tasks"]), tokenizer.pieces if tokenizer else 0, facts["agent"], ticks)
+    pieces = tokenizer.pieces if tokenizer else 0
+    schema = schema_of(tuple(facts["tasks"]), pieces, facts["agent"], ticks, facts.get("at_once", False))
     if difference := first_difference(facts["schema"], describe(schema)):
         raise CheckpointError(f"{folder} is a checkpoint of another layout: {difference}; train it again, or use its own code")
     network = build(config_from(facts["model"]), schema)
@@ -121,6 +122,7 @@ def variant_of(facts: dict) -> str:
         model["plan_read"]: model["planner"] is not None and model["plan_read"] != preset.plan_read,
         "quantised": model["planner"] is not None and bool(model.get("plan_levels")),
         "fixed": model["planner"] is not None and len({*mix["ratios"]}) == len({*mix["latencies"]}) == 1,
+        "at_once": facts.get("at_once", False),
         "no_sub_goal": not facts["learner"]["weights"]["sub_goal"],
         "prompts": bool(mix.get("prompts")),
     }

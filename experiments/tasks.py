@@ -211,6 +211,9 @@ def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[i
     )
 
 
-def schema_of(names: tuple[str, ...], text_pieces: int, agent: str, lookahead: tuple[int, ...] = ()) -> Schema:
-    """Returns the schema of the tasks for an agent, see `layouts_of`."""
-    return Schema(tuple(layout for name in names for layout in layouts_of(name, agent, lookahead).values()), text_pieces)
+def schema_of(
+    names: tuple[str, ...], text_pieces: int, agent: str, lookahead: tuple[int, ...] = (), at_once: bool = False
+) -> Schema:
+    """Returns the schema of the tasks for an agent, see `layouts_of`. at_once: their actions are decoded in one pass."""
+    layouts = [layout for name in names for layout in layouts_of(name, agent, lookahead).values()]
+    return Schema(tuple(dataclasses.replace(layout, at_once=at_once) for layout in layouts), text_pieces)

@@ -86,8 +86,9 @@ class Mix:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """agent: which model. preset: its size. plan_read: how the controller reads plans, the preset's way by default. plan_levels:
-    how many values a plan's channels may take, in turn; none for real numbers. corpus: folder of sources. out: folder of the
-    run. text_pieces: most pieces of the tokenizer, which is trained on the corpus' own words once."""
+    how many values a plan's channels may take, in turn; none for real numbers. at_once: all elements of an action are decoded in
+    one pass, none from another. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the tokenizer,
+    which is trained on the corpus' own words once."""
 
     corpus: Path
     out: Path
@@ -95,6 +96,7 @@ class TrainConfig:
     preset: str = "demo"
     plan_read: PlanRead | None = None
     plan_levels: tuple[int, ...] = ()
+    at_once: bool = False
     text_pieces: int = 400
     mix: Mix = Mix()
     learner: LearnerConfig = LearnerConfig()
@@ -208,7 +210,7 @@ def assemble(config: TrainConfig) -> Run:
     tokenizer = tokenizer_of(config.corpus, among, config.text_pieces)
     pieces = tokenizer.pieces if tokenizer else 0
     ticks = lookahead(config.agent, dataclasses.asdict(config.mix))
-    schema = schema_of(tuple(among), pieces, config.agent, ticks)
+    schema = schema_of(tuple(among), pieces, config.agent, ticks, config.at_once)
     network = build(model_config(config, schema, schema_of(tuple(among), pieces, "two_rate")), schema)
     packing = packing_of(config, network.config)
     check_warm_up(config, network)
@@ -272,6 +274,8 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
         "model": dataclasses.asdict(run.network.config),
         "learner": said(dataclasses.asdict(config.learner)),
         "mix": said(dataclasses.asdict(config.mix)),
+        # Said only where it is so: runs from before there was such a thing go on.
+        **({"at_once": True} if config.at_once else {}),
     }
 
 

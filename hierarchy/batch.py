@@ -12,8 +12,8 @@ import numpy as np
 class Stream(NamedTuple):
     """One stream of N tokens.
 
-    value: int32 [..., N, K], Gato ids, PATCH for a patch of an image; EMPTY (-1) where a token has fewer atoms, and throughout
-        padding.
+    value: int32 [..., N, K], Gato ids, PATCH for a patch of an image, ASKED for an action element without its value; EMPTY (-1)
+        where a token has fewer atoms, and throughout padding.
     field: int32 [..., N, K], field ids of the schema; EMPTY where value is.
     tick: int32 [..., N], absolute ticks of the token's episode, below 0 in the prompt before it; 0 in padding.
     segment: int32 [..., N], 1, 2, ... within the row; 0 in padding. Tokens of one segment are contiguous and in order of time.

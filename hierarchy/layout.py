@@ -1,7 +1,8 @@
 """How one tick of one kind of episode becomes tokens: specs only, no values.
 
 Ids are Gato's (arXiv 2205.06175, section 2.1): text [0, 32000), discrete [0, 1024), continuous [32000, 33024). The separator
-has the id after those, and a patch of an image the one after that. A layout says which fields the planner reads at its updates,
+has the id after those, a patch of an image the one after that, and an action element that is asked for without its value the
+next. A layout says which fields the planner reads at its updates,
 which of them for every tick, which the controller reads at every tick, and what the action is; a `Schema` is the set of layouts
 that one set of weights serves.
 """
@@ -16,6 +17,7 @@ BINS = 1024
 CONTINUOUS_START = 32_000
 SEPARATOR = CONTINUOUS_START + BINS
 PATCH = SEPARATOR + 1
+ASKED = PATCH + 1
 EMPTY = -1
 
 
@@ -161,6 +163,8 @@ class Layout:
     late, chunk: a reading at tick t decodes the actions of ticks t + late to t + late + chunk - 1, one tick after another in the
         `action` field, which is as large as all of them. A chunk longer than 1 is for a controller that reads at a timeline's
         updates and acts without looking in between.
+    at_once: all elements of an action are decoded in one pass, each from its place alone: none sees another's value. One pass
+        takes a fraction of the time of one after another; it cannot tell which of two answers an earlier element chose.
     pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
         with the separator as a token of its own.
     predicted: observation fields, Bounded or Discrete, of which the controller predicts the next tick's values, before it knows
@@ -176,6 +180,7 @@ class Layout:
     pooled: bool = True
     late: int = 0
     chunk: int = 1
+    at_once: bool = False
     predicted: tuple[Field, ...] = ()
     lifetime: bool = False
 
@@ -408,7 +413,7 @@ class Schema:
         return max([names(layout.controller) for layout in self.layouts if layout.pooled] + [1])
 
 
-NEWER = {"every_tick": False, "late": 0, "chunk": 1, "predicted": [], "lifetime": False}
+NEWER = {"every_tick": False, "late": 0, "chunk": 1, "at_once": False, "predicted": [], "lifetime": False}
 """What fields and layouts had no word for at first, and what it was."""
 
 

@@ -65,12 +65,13 @@ class TokenEmbedding(hk.Module):
     """
 
     def __init__(self, names: int, bins: int, fields: int, lookups: int, width: int, name: str = "embedding"):
-        """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's, then an image patch's, which is its
-        field alone. lookups: names that one token may have, which come before its other atoms."""
+        """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's, then two of what is its field
+        alone: an image patch, and an action element whose value is not known. lookups: names that one token may have, which
+        come before its other atoms."""
         super().__init__(name=name)
         features = bin_features(bins)
         constant = np.eye(1, features.shape[1], dtype=np.float32)
-        self._features = np.concatenate([constant.repeat(names, 0), features, constant, constant])
+        self._features = np.concatenate([constant.repeat(names, 0), features, constant, constant, constant])
         self._names, self._bins, self._fields, self._lookups, self._width = names, bins, fields, lookups, width
 
     def __call__(self, row: jax.Array, field: jax.Array, index: jax.Array) -> jax.Array:
@@ -89,7 +90,10 @@ class TokenEmbedding(hk.Module):
         # A value that is a token of its own is embedded alike in every field, and its field only adds to it: what is learnt about
         # copying one is learnt about all. Values in a sum need matrices of their own to be told apart.
         own = jnp.where(alone[:, None, None], features * jnp.eye(1, count), features)
-        if row.shape[0] > 8:
+        if row.shape[1] == 1:
+            # One value a token: its field only adds to it.
+            x = pick(matrix[:, 0], jnp.where(there, field, -1)[:, 0])
+        elif row.shape[0] > 8:
             # Many tokens: gather features by field instead of matrices by atom, so that the gradient is a product, not a scatter.
             token = jnp.arange(row.shape[0])[:, None]
             by_field = jnp.zeros((row.shape[0], self._fields, count)).at[token, jnp.maximum(field, 0)].add(own)

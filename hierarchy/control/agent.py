@@ -44,8 +44,26 @@ Intervention = Callable[[int, jax.Array], jax.Array]
 """From update j and its plan vectors [B, P, plan_width] to the vectors that the controller gets instead."""
 
 
+class Devices(NamedTuple):
+    """Where planner and controller run."""
+
+    planner: jax.Device
+    controller: jax.Device
+
+
+class Weights(NamedTuple):
+    """Parameters where they are used. update: all of them, beside the planner. tick: those that a tick reads, beside the
+    controller; a call looks at every array that it is given, and a tick is short."""
+
+    update: hk.Params
+    tick: hk.Params
+
+
 class Acting(NamedTuple):
-    """The compiled functions of one layout, batched over B episodes. Built once; every timeline and episode reuses them."""
+    """The compiled functions of one layout, batched over B episodes. Built once; every timeline and episode reuses them.
+
+    devices: None leaves everything where JAX puts it.
+    """
 
     network: Network
     schema: Schema
@@ -56,11 +74,14 @@ class Acting(NamedTuple):
     read: Callable[..., Any]
     no_plan: Callable[..., Any]
     tick: Callable[..., Any]
+    devices: Devices | None = None
 
 
 @functools.lru_cache(64)
-def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwise.Decoding = "mean") -> Acting:
-    """Returns the acting functions of layout `name`, made once. Caches given to them are donated.
+def compile_acting(
+    network: Network, schema: Schema, name: str, decoding: stepwise.Decoding = "mean", devices: Devices | None = None
+) -> Acting:
+    """Returns the acting functions of layout `name`, made once. Caches given to them are donated, and updated in place.
 
     decoding: "sample" draws an id, "argmax" takes the likeliest, "mean" takes the mean over bins of a bounded action.
     """
@@ -75,9 +96,16 @@ def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwi
     def look(params, cache, tokens, patches, now):
         return stepwise.look(network, layout, params, cache, tokens, patches, now)
 
-    def tick(params, cache, tokens, chunks, now, reading, since, seed):
-        key = jax.random.fold_in(jax.random.key(seed), now)
-        return stepwise.tick(network, schema, layout, params, cache, tokens, chunks, now, reading, since, key, decoding)
+    def tick(params, cache, packed, reading):
+        # The clock is one for all episodes: told apart from them, it keeps writing to the cache in place.
+        _, chunks, now, _, _ = stepwise.unpack_tick(packed[0], schema.controller_atoms)
+
+        def one(cache, packed, reading):
+            tokens, _, _, since, seed = stepwise.unpack_tick(packed, schema.controller_atoms)
+            key = jax.random.fold_in(jax.random.key(seed.astype(jnp.uint32)), now)
+            return stepwise.tick(network, schema, layout, params, cache, tokens, chunks, now, reading, since, key, decoding)
+
+        return jax.vmap(one)(cache, packed, reading)
 
     def read(params, vectors):
         return stepwise.as_plan(network, params, vectors)
@@ -91,8 +119,42 @@ def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwi
         jax.jit(jax.vmap(look, in_axes=(None, 0, 0, 0, None)), donate_argnums=1),
         jax.jit(jax.vmap(read, in_axes=(None, 0))),
         jax.jit(lambda params: stepwise.no_plan(network, params)),
-        jax.jit(jax.vmap(tick, in_axes=(None, 0, 0, None, None, 0, 0, 0)), donate_argnums=1),
+        jax.jit(tick, donate_argnums=1),
+        devices,
     )
+
+
+def lay_out(acting: Acting, params: hk.Params) -> Weights:
+    """Returns the parameters where they are used."""
+    tick = {name: leaves for name, leaves in params.items() if name.startswith("controller/") and PLAN_SIDE not in name}
+    if acting.devices is None:
+        return Weights(params, tick)
+    return Weights(jax.device_put(params, acting.devices.planner), jax.device_put(tick, acting.devices.controller))
+
+
+PLAN_SIDE = "/~read_plan/"
+"""The controller's modules that run once an update, beside the planner."""
+
+
+def ahead_of_time(acting: Acting, weights: Weights, batch: int = 1) -> Acting:
+    """Returns acting functions whose tick is compiled now, for `batch` episodes; it raises TypeError for any other number."""
+    network, layout = acting.network, acting.layout
+    size, room = tokens_per_reading(layout), stepwise.controller_room(network, layout)
+    tokens = size + -(-room.words // size) * size
+    packed = np.zeros((batch, stepwise.HEADER + 2 * tokens * acting.schema.controller_atoms), np.int32)
+    cache = _repeat(stepwise.controller_cache(network, layout), batch)
+    reading = None if network.config.planner is None else _repeat(acting.no_plan(weights.update).reading, batch)
+    cache, reading = _beside_controller(acting, (cache, reading))
+    return acting._replace(tick=acting.tick.lower(weights.tick, cache, packed, reading).compile())
+
+
+def _beside_controller(acting: Acting, tree):
+    """Returns arrays where the controller runs."""
+    return tree if acting.devices is None else jax.device_put(tree, acting.devices.controller)
+
+
+def _repeat(tree, batch: int):
+    return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
 
 
 class AgentState(NamedTuple):
@@ -149,7 +211,7 @@ class Agent:
         tokenizer: Pieces | None = None,
         intervention: Intervention | None = None,
     ):
-        self.acting, self.params, self.timeline = acting, params, timeline
+        self.acting, self.weights, self.timeline = acting, lay_out(acting, params), timeline
         self._tokenizer, self._intervention = tokenizer, intervention
         self._horizon = horizon
         self._visible = visible(timeline, np.arange(horizon))
@@ -165,7 +227,7 @@ class Agent:
 
     def begin(self, seeds: Sequence[int]) -> AgentState:
         """Returns the state before tick 0 of one episode a seed; seeds are for sampling actions."""
-        return begin(self.acting, self.params, seeds, self._tokenizer)
+        return begin(self.acting, self.weights.update, seeds, self._tokenizer)
 
     def step(
         self, state: AgentState, observations: Mapping[str, np.ndarray], executed: np.ndarray | None = None
@@ -187,15 +249,15 @@ class Agent:
         newest = int(self._visible[now])
         plans = {j: plan for j, plan in state.plans.items() if j >= newest or j == NO_PLAN}
         reading = plans[newest].reading if self._has_planner else None
-        return act(self.acting, self.params, state._replace(plans=plans), reading, int(self._age[now]))
+        return act(self.acting, self.weights.tick, state._replace(plans=plans), reading, int(self._age[now]))
 
     def _update(self, state: AgentState) -> AgentState:
         """Runs the update that is due; its plan waits in `plans` until the timeline makes it visible."""
         j = self._update_at[state.tick]
-        plan, state = think(self.acting, self.params, state)
+        plan, state = think(self.acting, self.weights.update, state)
         if self._intervention is not None:
-            plan = self.acting.read(self.params, self._intervention(j, plan.vectors))
-        return state._replace(plans=state.plans | {j: plan})
+            plan = self.acting.read(self.weights.update, self._intervention(j, plan.vectors))
+        return state._replace(plans=state.plans | {j: _beside_controller(self.acting, plan)})
 
 
 def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pieces | None = None) -> AgentState:
@@ -203,17 +265,14 @@ def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pi
     network, layout, batch = acting.network, acting.layout, len(seeds)
     has_planner = network.config.planner is not None
 
-    def repeat(tree):
-        return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
-
     nothing = {reader: Heard(-1, {f.name: np.full(batch, -1) for f in words(getattr(layout, reader))}, []) for reader in READERS}
     return AgentState(
         tick=0,
         seeds=np.asarray(seeds, np.uint32),
         history=History(acting.schema, layout.name, batch, tokenizer),
-        planner=repeat(stepwise.planner_cache(network, layout)) if has_planner else None,
-        controller=repeat(stepwise.controller_cache(network, layout)),
-        plans={NO_PLAN: repeat(acting.no_plan(params)) if has_planner else None},
+        planner=_repeat(stepwise.planner_cache(network, layout), batch) if has_planner else None,
+        controller=_beside_controller(acting, _repeat(stepwise.controller_cache(network, layout), batch)),
+        plans={NO_PLAN: _beside_controller(acting, _repeat(acting.no_plan(params), batch)) if has_planner else None},
         heard=nothing,
         previous_action=None,
         decoded=None,
@@ -242,12 +301,12 @@ def act(
 ) -> tuple[np.ndarray, AgentState]:
     """Returns the actions [B, A] of the state's tick, and the state after it.
 
-    reading: of the visible plan, entries [B, ...]. since: its age in ticks, one for all or int [B]; -1 where there is none.
+    params: those that a tick reads (`Weights.tick`), or more. reading: of the visible plan, entries [B, ...]. since: its age in
+        ticks, one for all or int [B]; -1 where there is none.
     """
     cache, seen = _look(acting, params, state, "controller", state.controller)
     tokens, chunks, heard = _tokens(state, "controller", acting, seen)
-    since = np.broadcast_to(np.int32(since), len(state.seeds))
-    controller, decoded = acting.tick(params, cache, tokens, chunks, state.time, reading, since, state.seeds)
+    controller, decoded = acting.tick(params, cache, stepwise.pack_tick(tokens, chunks, state.time, since, state.seeds), reading)
     action, *queue = as_actions(acting.layout, decoded)
     heard = state.heard | {"controller": heard}
     return action, state._replace(

@@ -15,7 +15,7 @@ import numpy as np
 from dm_env import specs
 from jax.flatten_util import ravel_pytree
 
-from hierarchy.control.agent import Acting, AgentState, act, begin
+from hierarchy.control.agent import Acting, AgentState, act, ahead_of_time, begin, lay_out
 from hierarchy.control.clock import Clock
 from hierarchy.control.link import NOBODY, WARM_UP, Arrived, Link, Orders, Refusal
 from hierarchy.control.monitor import Monitor
@@ -141,7 +141,8 @@ class RealTimeAgent:
         if has_planner != (link is not None):
             raise ValueError("a model with a planner needs a link to it, and a model without one has none")
         self.clock, self.monitor, self.flights = clock, monitor, []
-        self._acting, self._params, self._spec, self._link, self._late = acting, params, action_spec, link, late
+        self._acting, self._weights = acting, lay_out(acting, params)
+        self._spec, self._link, self._late = action_spec, link, late
         self._horizon, self._tokenizer = horizon, tokenizer
         self._stamp, self._due, self._within = stamp, due, within
         self._wait = wait_for_first and has_planner
@@ -157,11 +158,12 @@ class RealTimeAgent:
         """Compiles: ticks on this observation, with a plan and without; nothing stays. The planner warms up on it too."""
         if self._link is not None:
             self._link.show(WARM_UP, 0, observations, self._safe)
-        state = begin(self._acting, self._params, [0], self._tokenizer)
+        self._acting = ahead_of_time(self._acting, self._weights)
+        state = begin(self._acting, self._weights.update, [0], self._tokenizer)
         plan = None if self._link is None else self._unpacked(packed(self._no_plan))
         for tick, reading in enumerate((self._no_plan, plan, self._no_plan)):
             state.history.append(observations, self._safe[None] if tick else None)
-            _, state = act(self._acting, self._params, state, reading, tick - 1)
+            _, state = act(self._acting, self._weights.tick, state, reading, tick - 1)
             np.asarray(state.decoded.logits)
 
     def begin(self, seeds: Sequence[int]) -> RunningState:
@@ -173,7 +175,7 @@ class RealTimeAgent:
             self._link.order(Orders(len(self.flights), False, self._refused))
         if self._within is not None:
             self._within.begin(len(self.flights))
-        return RunningState(begin(self._acting, self._params, seeds, self._tokenizer), None)
+        return RunningState(begin(self._acting, self._weights.update, seeds, self._tokenizer), None)
 
     def step(self, state: RunningState, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, RunningState]:
         """Returns the action [1, A] (discrete: int [1]) to execute at this tick, once it is time, and the state after it."""
@@ -236,7 +238,7 @@ class RealTimeAgent:
 
     def _act(self, agent: AgentState, used: Held | None) -> tuple[np.ndarray, AgentState]:
         reading, since = (self._no_plan, -1) if used is None else (used.reading, agent.tick - used.tick)
-        action, agent = act(self._acting, self._params, agent, reading, since)
+        action, agent = act(self._acting, self._weights.tick, agent, reading, since)
         return action.astype(self._spec.dtype), agent
 
     def _keep(self, now: int, plan: Held | None, used: Held | None, agent: AgentState, action: np.ndarray) -> None:

@@ -34,6 +34,7 @@ from hierarchy.corpus.reading import (
 from hierarchy.corpus.text import spell
 from hierarchy.episode import Episode
 from hierarchy.layout import (
+    ASKED,
     CONTINUOUS_START,
     EMPTY,
     LIVES,
@@ -390,7 +391,7 @@ def _controller(encoded: Encoded, readings: np.ndarray, begin: int, packing: "Pa
     elements = layout.action.size - 1
     if elements:
         ids, spare = np.full((2, len(ticks), elements, value.shape[2]), EMPTY, np.int32)
-        ids[:, :, 0] = encoded.label[ticks, :elements]
+        ids[:, :, 0] = ASKED if layout.at_once else encoded.label[ticks, :elements]
         first = history.field_ids["action", layout.action.name]
         spare[:, :, 0] = np.where(ids[:, :, 0] == EMPTY, EMPTY, first + np.arange(elements))
         value, field = np.concatenate([value, ids], axis=1), np.concatenate([field, spare], axis=1)

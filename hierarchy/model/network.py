@@ -18,7 +18,7 @@ from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
 from modules.patches import PatchEmbedding
 from modules.quantisation import quantise
-from modules.transformer import Cache, Transformer
+from modules.transformer import Cache, Slots, Transformer
 
 Reading = tuple[Any, ...]
 """A plan as the controller's layers read it, one entry a layer: KeyValues [H, P, D/H] of cross-attention or of the prefix, or
@@ -38,7 +38,7 @@ class Planner(hk.Module):
         field: jax.Array,
         place: Place,
         cache: Cache | None = None,
-        slots: jax.Array | None = None,
+        slots: Slots | None = None,
         shown: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention.
@@ -121,12 +121,14 @@ class Controller(hk.Module):
         reading: Reading | None,
         age: jax.Array,
         cache: Cache | None = None,
-        slots: jax.Array | None = None,
+        slots: Slots | None = None,
         shown: jax.Array | None = None,
+        beside: Cache | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Returns outputs [L, D] of tokens [L, K], and the cache.
+        """Returns outputs [L, D] of tokens [L, K], and the cache. beside: another cache that is attended over too.
 
-        reading: each token's visible plan (entries [L, ...]), or None for a model without plans. age: int32 [L], -1 for none.
+        reading: each token's visible plan (entries [L, ...], or [1, ...] where all see the same), or None for a model without
+        plans. age: int32 [L] or [1], -1 for none.
         shown: [L, D], what patches of images add to their tokens, in a model without plans; None where there are none.
         """
         config, table = self._config.controller, self._table
@@ -135,13 +137,13 @@ class Controller(hk.Module):
         x = x if shown is None else x + shown
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
-            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach)
+            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach, beside=beside)
         aged = linear(config.width, "age")(log_features(jnp.maximum(age, 0)))
         x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
         if self._config.plan_read == "prefix":
-            return Transformer(config, "transformer")(x, place, (), cache, slots, reach, prefix=reading)
+            return Transformer(config, "transformer")(x, place, (), cache, slots, reach, reading, beside)
         between = [self._reader(i, layer) for i, layer in enumerate(reading)]
-        return Transformer(config, "transformer")(x, place, between, cache, slots, reach)
+        return Transformer(config, "transformer")(x, place, between, cache, slots, reach, beside=beside)
 
     def continuous(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, 1024] over bins from outputs [M, D]."""
