@@ -54,6 +54,19 @@ class Patches(NamedTuple):
     slot: np.ndarray
 
 
+class Above(NamedTuple):
+    """A planner above the planner, and its link to the stream of N tokens below: the planner's, or that of the planner between.
+
+    stream: its own. plan_slot: int32 [..., J], plan and age: int32 [..., N], as in `Batch`: the plans that updates below see, and
+        which of them the update of each token below sees, how old; -1 for none.
+    """
+
+    stream: Stream
+    plan_slot: np.ndarray
+    plan: np.ndarray
+    age: np.ndarray
+
+
 class Batch(NamedTuple):
     """Packed rows.
 
@@ -67,6 +80,7 @@ class Batch(NamedTuple):
     sub_goal: targets in the planner's stream (the controller's, where there is no planner).
     planner_text: the next piece, in the planner's stream: each piece that it follows predicts the one after it.
     patches: of the images in the planner's stream (the controller's, where there is no planner).
+    above: the planners above the planner, the nearest first; none where there are two rates.
     """
 
     controller: Stream
@@ -80,3 +94,4 @@ class Batch(NamedTuple):
     sub_goal: Targets
     planner_text: Targets
     patches: Patches
+    above: tuple[Above, ...] = ()
