@@ -19,6 +19,8 @@ from hierarchy.layout import (
     Layout,
     Piece,
     Schema,
+    planner_name,
+    readers,
     tokens_between,
     tokens_per_reading,
     tokens_per_update,
@@ -57,16 +59,17 @@ class Action(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One update's plan, vectors [P, plan_width], and how the controller's layers read it."""
+    """One update's plan, vectors [P, plan_width], and how the layers of the level below read it."""
 
     vectors: jax.Array
     reading: Reading
 
 
-def planner_slots(network: Network, layout: Layout) -> int:
-    """Returns how many tokens a planner's cache must hold, updates at every tick included."""
-    text = network.config.text_slots if words(layout.planner) else 0
-    return network.config.planner.window * tokens_per_update(layout) + text
+def planner_slots(network: Network, layout: Layout, level: int = 1) -> int:
+    """Returns how many tokens the cache of a planner must hold, updates at every tick included."""
+    reader = planner_name(level)
+    text = network.config.text_slots if words(readers(layout)[reader]) else 0
+    return network.config.of(reader).window * tokens_per_update(layout, reader) + text
 
 
 def controller_slots(network: Network, layout: Layout) -> int:
@@ -75,9 +78,9 @@ def controller_slots(network: Network, layout: Layout) -> int:
     return network.config.controller.window * tokens_per_reading(layout) + text
 
 
-def planner_cache(network: Network, layout: Layout) -> Cache:
-    """Returns the planner's cache at the start of an episode."""
-    return empty_cache(network.config.planner, planner_slots(network, layout))
+def planner_cache(network: Network, layout: Layout, level: int = 1) -> Cache:
+    """Returns a planner's cache at the start of an episode."""
+    return empty_cache(network.config.of(planner_name(level)), planner_slots(network, layout, level))
 
 
 def controller_cache(network: Network, layout: Layout) -> Cache:
@@ -85,30 +88,48 @@ def controller_cache(network: Network, layout: Layout) -> Cache:
     return empty_cache(network.config.controller, controller_slots(network, layout) + layout.action.size - 1)
 
 
-def as_plan(network: Network, params: hk.Params, vectors: jax.Array) -> Plan:
-    """Returns vectors [P, plan_width] with what the controller reads of them."""
-    return Plan(vectors, network.read_plan(params, vectors))
+def as_plan(network: Network, params: hk.Params, vectors: jax.Array, level: int = 1) -> Plan:
+    """Returns vectors [P, plan_width] of a planner with what the level below it reads of them."""
+    return Plan(vectors, network.planning(level).read_plan(params, vectors))
 
 
-def no_plan(network: Network, params: hk.Params) -> Plan:
-    """Returns the learnt no-plan."""
-    return as_plan(network, params, network.no_plan(params))
+def no_plan(network: Network, params: hk.Params, level: int = 1) -> Plan:
+    """Returns the learnt no-plan that stands for a planner's."""
+    return as_plan(network, params, network.planning(level).no_plan(params), level)
 
 
 def update(
-    network: Network, layout: Layout, params: hk.Params, cache: Cache, tokens: Tokens, chunks: jax.Array, tick: jax.Array
+    network: Network,
+    layout: Layout,
+    params: hk.Params,
+    cache: Cache,
+    tokens: Tokens,
+    chunks: jax.Array,
+    tick: jax.Array,
+    level: int = 1,
+    reading: Reading | None = None,
+    age: jax.Array | None = None,
 ) -> tuple[Cache, Plan]:
-    """Returns the planner's cache and plan after one update that observes `tick`.
+    """Returns a planner's cache and plan after one update that observes `tick`.
 
-    chunks: how many chunks of `tokens_per_update` tokens the buffer fills; one number for a whole batch.
+    chunks: how many chunks of `tokens_per_update` tokens the buffer fills; one number for a whole batch. level: 1 for the planner
+    of the controller, 2 for the planner of that. reading, age: of the visible plan of the level above, None where there is none.
     """
+    planning, reader = network.planning(level), planner_name(level)
 
     def write(value, field, place, cache, slots):
-        return network.plan_tokens(params, value, field, place, cache, slots)
+        count = value.shape[0]
+        seen = () if reading is None else (None, _for_each(reading, count), jnp.full(count, age))
+        return planning.plan_tokens(params, value, field, place, cache, slots, *seen)
 
-    size = tokens_per_update(layout)
-    cache, x = _ingest(write, network.config.planner, cache, tokens, chunks, tick, size, planner_slots(network, layout))
-    return cache, as_plan(network, params, network.plan(params, x[None])[0])
+    size, slots = tokens_per_update(layout, reader), planner_slots(network, layout, level)
+    cache, x = _ingest(write, network.config.of(reader), cache, tokens, chunks, tick, size, slots)
+    return cache, as_plan(network, params, planning.plan(params, x[None])[0], level)
+
+
+def _for_each(reading: Reading, count: int) -> Reading:
+    """Returns what `count` tokens read that all see one plan."""
+    return jax.tree.map(lambda entry: jnp.repeat(entry[None], count, axis=0), reading)
 
 
 def follow(
