@@ -2,6 +2,8 @@
 
     python -m experiments.evaluate --run runs/demo/two_rate --task patrol --ratio 8 --latency 4
 
+    python -m experiments.evaluate --run runs/three_rate --ratio 8 --above-ratio 64 --above-latency 8
+
 Prints the cell's return with its interval (0 random, 100 expert) and, with --rows, appends it as a row. About 5 s for 64
 episodes of the patrol, after some seconds of compilation.
 """
@@ -10,6 +12,7 @@ import dataclasses
 import functools
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -74,10 +77,20 @@ class Trained:
             raise ValueError(f"{self.name} was trained {', '.join(map(str, layouts))} ticks ahead, and not {ticks}")
         return layouts[ticks]
 
-    def agent(self, name: str, timeline: Timeline, horizon: int, decoding: Decoding = "mean", control: Control = "none") -> Agent:
-        """Returns an agent on a timeline. name: of the layout; it is the task's but for agents that look ahead."""
+    def agent(
+        self,
+        name: str,
+        timeline: Timeline,
+        horizon: int,
+        decoding: Decoding = "mean",
+        control: Control = "none",
+        control_at: int = 1,
+        above: Sequence[Timeline] = (),
+    ) -> Agent:
+        """Returns an agent on a timeline, or one a link. name: of the layout; it is the task's but for agents that look ahead."""
         acting, changed = self.acting(name, decoding), intervention(control)
-        return Agent(acting, self.params, timeline, horizon=horizon, tokenizer=self.tokenizer, intervention=changed)
+        how = {"tokenizer": self.tokenizer, "intervention": changed, "intervene_at": control_at, "above": above}
+        return Agent(acting, self.params, timeline, horizon=horizon, **how)
 
     def __hash__(self) -> int:
         return id(self)
@@ -123,7 +136,8 @@ def variant_of(facts: dict) -> str:
 def config_from(facts: dict) -> ModelConfig:
     """Returns the model's config from its plain form."""
     parts = {name: TransformerConfig(**facts[name]) if facts[name] else None for name in ("planner", "controller")}
-    return ModelConfig(**(facts | parts))
+    above = tuple(TransformerConfig(**each) for each in facts.get("above", ()))
+    return ModelConfig(**(facts | parts | {"above": above}))
 
 
 @functools.lru_cache(8)
@@ -158,7 +172,12 @@ def acted(task: str) -> Task:
 
 def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
-    horizon = acted(task).ticks
+    horizon, above = acted(task).ticks, above_of(trained, task, cell)
+    if above:
+        if agent != trained.name:
+            raise ValueError(f"{agent} is made of an agent with one planner at most, and {trained.name} has more")
+        lower = periodic(horizon, cell.ratio, cell.latency)
+        return trained.agent(task, lower, horizon, cell.decoding, cell.control, cell.control_at, above)
     if trained.lookahead:
         layout, every = trained.layout(task, cell), periodic(horizon, cell.ratio)
         own = trained.agent(layout.name, every, horizon, cell.decoding)
@@ -170,16 +189,32 @@ def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     return trained.agent(task, periodic(horizon, cell.ratio, cell.latency), horizon, cell.decoding, cell.control)
 
 
+def above_of(trained: Trained, task: str, cell: "Cell") -> tuple[Timeline, ...]:
+    """Returns the timeline of the planner above the planner, where there is one. Raises ValueError for a cell that gives it none,
+    or gives one to an agent without such a planner."""
+    there = bool(trained.network.config.above)
+    if there != (cell.above_ratio is not None):
+        lacks = "give --above-ratio, its ticks from one update to the next" if there else "leave --above-ratio out"
+        raise ValueError(f"{trained.name} has {'a' if there else 'no'} planner above the planner: {lacks}")
+    return (periodic(acted(task).ticks, cell.above_ratio, cell.above_latency),) if there else ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """Where a loop is closed. agent: None for the run's own; "held_action" repeats every action for `ratio` ticks, "late_action"
-    brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits."""
+    brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits.
+
+    above_ratio, above_latency: of the planner above the planner, in ticks as well; None for an agent that has none. control_at:
+    whose plans `control` is done to, 1 for the planner's, 2 for those of the planner above it."""
 
     ratio: int = 8
     latency: int = 0
     agent: Literal["held_action", "late_action"] | None = None
     control: Control = "none"
     decoding: Decoding = "mean"
+    above_ratio: int | None = None
+    above_latency: int = 0
+    control_at: int = 1
 
 
 def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tuple[float, float] | None = None) -> Row:
@@ -207,7 +242,9 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
         normalised_return=interval.mean,
         ci_low=interval.low,
         ci_high=interval.high,
-        flops_per_tick=flops_per_tick(trained.network.config, trained.schema, trained.layout(task, cell), ratio),
+        flops_per_tick=flops_per_tick(
+            trained.network.config, trained.schema, trained.layout(task, cell), ratio, above_ratios(cell)
+        ),
         tick_ms_p50=tick_ms and tick_ms[0],
         tick_ms_p99=tick_ms and tick_ms[1],
         params=parameters(trained.network),
@@ -219,8 +256,18 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
 
 
 def variant_in_rows(trained: Trained, cell: Cell) -> str:
-    """Returns the row's `variant`: the run's own; or, of an agent made from it, which weights it runs."""
-    return "+".join(filter(None, (trained.name, trained.variant))) if cell.agent else trained.variant
+    """Returns the row's `variant`: the run's own, and what runs above the planner; or, of an agent made from it, which weights it
+    runs."""
+    if cell.agent:
+        return "+".join(filter(None, (trained.name, trained.variant)))
+    above = f"above_k{cell.above_ratio}d{cell.above_latency}" if cell.above_ratio else ""
+    at = f"control_at_{cell.control_at}" if cell.control_at > 1 else ""
+    return "+".join(filter(None, (trained.variant, above, at)))
+
+
+def above_ratios(cell: Cell) -> tuple[int, ...]:
+    """Returns the ratios above the planner's."""
+    return () if cell.above_ratio is None else (cell.above_ratio,)
 
 
 def trained_on(trained: Trained, mix: dict, cell: Cell) -> tuple[str, bool]:
@@ -233,7 +280,10 @@ def trained_on(trained: Trained, mix: dict, cell: Cell) -> tuple[str, bool]:
         ratios, latencies = mix["ratios"], mix["latencies"]
     ratios, latencies = sorted(set(ratios)), sorted(set(latencies))
     name = f"k{ratios[0]}d{latencies[0]}" if len(ratios) == len(latencies) == 1 else "random"
-    return name, cell.agent is None and cell.ratio in ratios and cell.latency in latencies
+    seen = cell.agent is None and cell.ratio in ratios and cell.latency in latencies
+    if cell.above_ratio is not None:
+        seen = seen and cell.above_ratio in mix["above_ratios"] and cell.above_latency in mix["above_latencies"]
+    return name, seen
 
 
 def rates(trained: Trained, task: str, cell: Cell) -> dict:
@@ -256,10 +306,10 @@ def rates(trained: Trained, task: str, cell: Cell) -> dict:
     return own | {"fast_hz": decided, "slow_hz": decided / (1 if cell.agent else cell.ratio) if plans else None}
 
 
-def time_ticks(trained: Trained, task: str, ratio: int, ticks: int = 256) -> tuple[float, float]:
+def time_ticks(trained: Trained, task: str, ratio: int, ticks: int = 256, above_ratio: int | None = None) -> tuple[float, float]:
     """Returns milliseconds (p50, p99) of the agent's step in a closed loop with one environment, the planner's updates inside."""
     late = trained.lookahead[0] if trained.name == "late_action" else 0
-    agent = policy_of(trained, trained.name, task, Cell(ratio, late))
+    agent = policy_of(trained, trained.name, task, Cell(ratio, late, above_ratio=above_ratio))
     took: list[float] = []
 
     class Timed:
@@ -294,7 +344,8 @@ class EvaluateConfig:
 
 def describe_row(row: Row) -> str:
     """Returns a row in words."""
-    where = f"{row.agent} on {row.task}, ratio {row.ratio}, latency {row.latency}, control {row.control}"
+    who = " ".join(filter(None, (row.agent, row.variant)))
+    where = f"{who} on {row.task}, ratio {row.ratio}, latency {row.latency}, control {row.control}"
     score = f"{row.normalised_return:.1f} [{row.ci_low:.1f}, {row.ci_high:.1f}] over {row.episodes} episodes"
     cost = f"{row.flops_per_tick / 1e6:.2f} MFLOP a tick"
     time_ = f", {row.tick_ms_p50:.2f} ms p50, {row.tick_ms_p99:.2f} ms p99" if row.tick_ms_p50 else ""
@@ -309,7 +360,8 @@ def main() -> int:
         trained = load(config.run)
         if config.task not in trained.facts["tasks"]:
             raise ValueError(f"{config.run} was trained on {', '.join(trained.facts['tasks'])}, and not on {config.task!r}")
-        row = measure(trained, config.task, config.cell, config.episodes, time_ticks(trained, config.task, config.cell.ratio))
+        took = time_ticks(trained, config.task, config.cell.ratio, above_ratio=config.cell.above_ratio)
+        row = measure(trained, config.task, config.cell, config.episodes, took)
         if config.rows:
             append(config.rows, row)
     except (ValueError, OSError, CheckpointError) as error:

@@ -5,6 +5,10 @@
 A corpus is a folder with one source a task (see experiments.record). Interrupt it whenever you like: the same command goes on
 from the newest checkpoint, bit for bit. The batches' defaults are the demo's; the demo sets steps and weights itself.
 
+A planner above the planner, with a ratio and a latency of its own, both in ticks:
+
+    --agent three_rate --mix.above-ratios 16 64 --mix.above-latencies 0 4 8
+
 Baselines, with what tells them from the two-rate agent:
 
     --agent single_rate                          one transformer of as many parameters reads everything at every tick
@@ -33,7 +37,7 @@ from experiments.tasks import find, layouts_of, schema_of
 from hierarchy.batch import Batch
 from hierarchy.corpus import text
 from hierarchy.corpus.mixture import Loader, Mixture, Part
-from hierarchy.corpus.packing import Packing
+from hierarchy.corpus.packing import AbovePacking, Packing
 from hierarchy.corpus.store import MANIFEST, Source
 from hierarchy.layout import Schema, describe
 from hierarchy.model.config import PRESETS, ModelConfig, PlanRead
@@ -43,7 +47,7 @@ from hierarchy.training.checkpoint import CheckpointError, write_facts
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
 from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
 
-AgentName = Literal["two_rate", "single_rate", "controller_only", "chunked", "late_action"]
+AgentName = Literal["two_rate", "three_rate", "single_rate", "controller_only", "chunked", "late_action"]
 TOKENIZER = "tokenizer.model"
 HELD_OUT = 0.03
 
@@ -56,7 +60,7 @@ class Mix:
     first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss
     in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for. chunks: ticks that
     the chunked agent decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an
-    episode.
+    episode. above_: the same as of plans, for the planner above the planner of three rates, all in ticks.
     """
 
     tasks: tuple[str, ...] = ()
@@ -71,6 +75,10 @@ class Mix:
     wait_for_first: float = 0.0
     chunks: tuple[int, ...] = (2, 4, 8, 16)
     delays: tuple[int, ...] = (1, 2, 4, 8)
+    above_tokens: int = 192
+    above_plans: int = 96
+    above_ratios: tuple[int, ...] = (16, 64, 64)
+    above_latencies: tuple[int, ...] = tuple(range(9))
     loader_threads: int = 1
 
 
@@ -117,13 +125,16 @@ def first_held_out(source: Source) -> int:
 
 
 def model_config(config: TrainConfig, schema: Schema, two_rate_schema: Schema) -> ModelConfig:
-    """Returns the agent's model: the preset's two-rate one, its controller alone, or one transformer of as many parameters."""
+    """Returns the agent's model: the preset's two-rate one, that with a planner of the same size above its own, its controller
+    alone, or one transformer of as many parameters."""
     if config.preset not in PRESETS:
         raise ValueError(f"no preset {config.preset!r}: there are {', '.join(PRESETS)}")
     preset = PRESETS[config.preset]
     model = dataclasses.replace(preset, plan_read=config.plan_read or preset.plan_read, plan_levels=config.plan_levels)
     if config.agent == "two_rate":
         return model
+    if config.agent == "three_rate":
+        return dataclasses.replace(model, above=(model.planner,))
     if config.agent == "controller_only":
         return dataclasses.replace(model, planner=None)
     return single_rate_config(model, parameters(build(model, two_rate_schema)), schema)
@@ -150,7 +161,7 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
     """Returns the packing of a run: the lead-ins and rereads follow from the model's windows."""
     mix, fast = config.mix, model.controller
     common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows, "wait_for_first": mix.wait_for_first}
-    if config.agent not in ("two_rate", "controller_only"):
+    if config.agent not in ("two_rate", "three_rate", "controller_only"):
         return Packing(
             controller_tokens=mix.planner_tokens,
             planner_tokens=1,
@@ -177,6 +188,10 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
         lead_in=fast.layers * (fast.window - 1),
         planner_lead_in=0,
         planner_reread=slow.window // 2 if slow else 1,
+        above=tuple(
+            AbovePacking(mix.above_tokens, mix.above_plans, 0, own.window // 2, mix.above_ratios, mix.above_latencies)
+            for own in model.above
+        ),
         **common,
     )
 
@@ -217,7 +232,7 @@ def assemble(config: TrainConfig) -> Run:
 
 
 def check_warm_up(config: TrainConfig, network: Network) -> None:
-    """Raises ValueError for a warm-up that would train nothing, and for what only a two-rate agent has."""
+    """Raises ValueError for a warm-up that would train nothing, and for what only an agent with a planner has."""
     learner, plain = config.learner, PRESETS[config.preset]
     own = (network.table.goals and learner.weights.sub_goal) or (network.table.pieces and learner.weights.planner_text)
     if learner.planner_steps and not own:
@@ -231,7 +246,7 @@ def check_warm_up(config: TrainConfig, network: Network) -> None:
         "plan-levels": bool(config.plan_levels),
     }
     wrong = [name for name, there in asked.items() if there]
-    if wrong and config.agent != "two_rate":
+    if wrong and config.agent not in ("two_rate", "three_rate"):
         raise ValueError(f"{' and '.join(wrong)} is about plans, and {config.agent} has none: leave it out, or train two_rate")
 
 
@@ -249,7 +264,11 @@ class Stretch:
 
 
 def facts_of(config: TrainConfig, run: Run) -> dict:
-    """Returns what a checkpoint of this run is of."""
+    """Returns what a checkpoint of this run is of. What only three rates have is said of them alone."""
+    model, mix = dataclasses.asdict(run.network.config), dataclasses.asdict(config.mix)
+    if not run.network.config.above:
+        del model["above"]
+        mix = {name: value for name, value in mix.items() if not name.startswith("above")}
     return {
         "agent": config.agent,
         "preset": config.preset,
@@ -257,9 +276,9 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
         "corpus": str(config.corpus),
         "schema": describe(run.schema),
         "tokenizer": run.tokenizer.hash if run.tokenizer else None,
-        "model": dataclasses.asdict(run.network.config),
+        "model": model,
         "learner": dataclasses.asdict(config.learner),
-        "mix": dataclasses.asdict(config.mix),
+        "mix": mix,
     }
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from experiments import compare_ratios, evaluate, evaluate_text, plan_kinds, record, scripted, train
+from experiments import compare_ratios, evaluate, evaluate_text, plan_kinds, record, scripted, three_rates, train
 
 MAINS = {
     "record": record.main,
@@ -14,6 +14,7 @@ MAINS = {
     "scripted": scripted.main,
     "evaluate_text": evaluate_text.main,
     "plan_kinds": plan_kinds.main,
+    "three_rates": three_rates.main,
 }
 EPISODES, STEPS = 12, 6
 

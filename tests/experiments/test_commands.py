@@ -17,6 +17,7 @@ from experiments.plan_kinds import PlanKindsConfig
 from experiments.record import RecordConfig
 from experiments.rows import load
 from experiments.scripted import ScriptedConfig
+from experiments.three_rates import ThreeRatesConfig
 from experiments.train import TrainConfig
 from hierarchy.layout import Continuous, Field
 from tests.experiments import debug_run as tiny
@@ -30,6 +31,7 @@ CONFIGS = {
     "scripted": ScriptedConfig,
     "evaluate_text": EvaluateTextConfig,
     "plan_kinds": PlanKindsConfig,
+    "three_rates": ThreeRatesConfig,
 }
 
 
