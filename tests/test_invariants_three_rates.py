@@ -102,15 +102,27 @@ def test_all_caches_roll_over_twice():
         assert np.asarray(cache.written).min() > 2 * (cache.place.time.shape[1] - spare)
 
 
-@pytest.mark.parametrize("name", ["all at every tick", "as drawn", "later than the next"])
-@pytest.mark.parametrize("budgets", [{"planner_tokens": 90}, {}], ids=["both start late", "it starts late above"])
-def test_a_planner_that_starts_late_above_has_its_lead_in(name, budgets):
-    made, room = toy("three_rates"), dict.fromkeys(PAIRS, 180) | {"all at every tick": 300}
-    above = (dataclasses.replace(made.packing.above[0], tokens=room[name]),)
+LATE = [[(0, (57, 64))], [(1, (58, 64)), (2, (57, 64))]]
+"""Rows of windows at the episodes' ends, before which both planners may start late."""
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "tokens", "planner_tokens"),
+    [
+        ("all at every tick", windows(LONG), 150, 268),
+        ("as drawn", windows(LONG), 70, 268),
+        ("later than the next", windows(LONG), 40, 268),
+        ("all at every tick", LATE, 140, 40),
+    ],
+)
+def test_planners_that_start_late_have_their_lead_in(name, rows, tokens, planner_tokens):
+    made = toy("three_rates")
+    above = (dataclasses.replace(made.packing.above[0], tokens=tokens),)
     lived, stepped, _ = lived_through(made, PAIRS[name])
-    rows = windows(LONG)
-    parts = segments(made, lived, PAIRS[name][0], rows, PAIRS[name][1:], above=above, **budgets)
-    assert all(len(part.above[0].stream.tick) <= room[name] for row in parts for part in row)
+    parts = segments(made, lived, PAIRS[name][0], rows, PAIRS[name][1:], above=above, planner_tokens=planner_tokens)
+    assert parts[0][0].above[0].stream.tick[0] > 0
+    assert (parts[0][0].planner.tick[0] > 0) == (planner_tokens == 40)
+    assert all(len(part.above[0].stream.tick) <= tokens for row in parts for part in row)
     assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
 
 
@@ -171,7 +183,7 @@ def test_a_wrong_batch_is_seen(mutant):
 def test_a_lead_in_too_short_above_is_seen():
     """Both that of the planner above, and that of the planner after a plan that was cut off."""
     made = toy("three_rates")
-    room = dataclasses.replace(made.packing.above[0], tokens=300)
+    room = dataclasses.replace(made.packing.above[0], tokens=150)
     every = PAIRS["all at every tick"]
     assert parted(made, every, above=(room,)) <= TOLERANCE
     assert parted(made, every, above=(dataclasses.replace(room, lead_in=0),)) > TOLERANCE
