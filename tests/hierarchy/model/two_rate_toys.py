@@ -189,7 +189,7 @@ def budgets(schema: Schema, model: ModelConfig, ticks: int) -> Packing:
         planner_reread=slow.window // 2,
         controller_reread=fast.window // 2,
         above=tuple(
-            AbovePacking(2 * (each * ticks + 70), 2 * ticks, own.layers * (own.window - 1), own.window // 2)
+            AbovePacking(2 * (each * ticks + 80), 2 * ticks, own.layers * (own.window - 1), own.window // 2)
             for own in model.above
         ),
     )
@@ -263,13 +263,13 @@ def segments(
     lived: Sequence[Episode],
     timeline: Timeline,
     rows: list[list[Place]],
-    above: Sequence[Timeline] = (),
+    further: Sequence[Timeline] = (),
     **changed,
 ) -> list[list[Segment]]:
-    """Returns the segments of the rows; `changed` are budgets for the cut alone."""
+    """Returns the segments of the rows; `further` are the timelines above, `changed` are budgets for the cut alone."""
     packing, rng = dataclasses.replace(made.packing, **changed), np.random.default_rng(0)
     encoded = [encode_episode(made.schema, made.layout.name, episode, Letters()) for episode in lived]
-    return [[cut(rng, encoded[e], timeline, window, packing, above) for e, window in row] for row in rows]
+    return [[cut(rng, encoded[e], timeline, window, packing, further) for e, window in row] for row in rows]
 
 
 def bearing(made: Toy, segment: Segment) -> np.ndarray:
