@@ -92,9 +92,9 @@ def first_step(environment: dm_env.Environment, seed: int) -> dm_env.TimeStep:
     return environment.reset()
 
 
-def privileged(environment: dm_env.Environment) -> dict[str, np.ndarray]:
-    """Returns what the environment tells a recorder alone; {} where it has no such thing."""
-    return environment.privileged() if hasattr(environment, "privileged") else {}
+def privileged(source: Any) -> dict[str, np.ndarray]:
+    """Returns what an environment or an expert tells a recorder alone; {} where it has no such thing."""
+    return source.privileged() if hasattr(source, "privileged") else {}
 
 
 def stack_privileged(environments: Sequence[dm_env.Environment]) -> dict[str, np.ndarray]:

@@ -13,7 +13,8 @@ BOTH = np.ones(2, bool)
 
 
 class Expert(Protocol):
-    """What is imitated. It may look at the environment."""
+    """What is imitated. It may look at the environment. What it alone knows of the tick to come it may tell by `privileged`, as
+    an environment does."""
 
     def begin(self, environment: dm_env.Environment, rng: np.random.Generator) -> None:
         """Prepares for the episode that has just been reset."""
@@ -41,7 +42,7 @@ def record(
     expert.begin(environment, np.random.default_rng((seed, 1)))
     frames, steps, known, actions, labels = [step.observation], [], [], [], []
     while not step.last() and (max_ticks is None or len(steps) < max_ticks):
-        known.append(privileged(environment))
+        known.append(privileged(environment) | privileged(expert))
         action, label = ask(expert, environment, step, len(steps))
         step = environment.step(action)
         steps.append(step)

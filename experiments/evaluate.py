@@ -5,7 +5,8 @@
     python -m experiments.evaluate --run runs/three_rate --ratio 8 --above-ratio 64 --above-latency 8
 
 Prints the cell's return with its interval (0 random, 100 expert) and, with --rows, appends it as a row. About 5 s for 64
-episodes of the patrol, after some seconds of compilation.
+episodes of the patrol, after some seconds of compilation. With `--prompt patrol` each episode is begun after a demonstration: the
+end of one of the patrol's recorded episodes that were held out of the run's training.
 """
 
 import dataclasses
@@ -24,13 +25,17 @@ import tyro
 from envs.loop import Policy, returns, run
 from envs.recording import record
 from envs.suite_experts import RandomExpert
-from experiments.interventions import Control, HeldAction, LateAction, intervention
+from experiments.interventions import Control, HeldAction, LateAction, Prompted, intervention
 from experiments.rows import Row, append
 from experiments.statistics import mean_interval, normalise
 from experiments.tasks import Collection, Task, find, layouts_of, schema_of
-from experiments.train import TOKENIZER, cache_compilations, lookahead
-from hierarchy.control.agent import Acting, Agent, compile_acting
+from experiments.train import TOKENIZER, cache_compilations, first_held_out, lookahead
+from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting, read_prompt
+from hierarchy.control.trigger import Trigger, TriggeredAgent
+from hierarchy.corpus.prompts import Prompts, excerpt
+from hierarchy.corpus.store import Source
 from hierarchy.corpus.text import Tokenizer
+from hierarchy.episode import Episode
 from hierarchy.layout import Layout, Schema, describe
 from hierarchy.model.config import PRESETS, ModelConfig
 from hierarchy.model.flops import flops_per_tick, parameters
@@ -62,7 +67,6 @@ class Trained:
     params: dict
     facts: dict
 
-    @functools.lru_cache(64)  # noqa: B019 (a run lives as long as its process)
     def acting(self, layout: str, decoding: Decoding) -> Acting:
         """Returns the compiled acting functions of one layout."""
         return compile_acting(self.network, self.schema, layout, decoding)
@@ -75,7 +79,7 @@ class Trained:
         ticks = cell.ratio if self.name == "chunked" else cell.latency
         if ticks not in layouts:
             raise ValueError(f"{self.name} was trained {', '.join(map(str, layouts))} ticks ahead, and not {ticks}")
-        return layouts[ticks]
+        return self.schema[layouts[ticks].name]
 
     def agent(
         self,
@@ -92,8 +96,9 @@ class Trained:
         how = {"tokenizer": self.tokenizer, "intervention": changed, "intervene_at": control_at, "above": above}
         return Agent(acting, self.params, timeline, horizon=horizon, **how)
 
-    def __hash__(self) -> int:
-        return id(self)
+    def triggered(self, name: str, trigger: Trigger, latency: int = 0, decoding: Decoding = "mean") -> TriggeredAgent:
+        """Returns an agent whose updates come by a trigger."""
+        return TriggeredAgent(self.acting(name, decoding), self.params, trigger, latency=latency, tokenizer=self.tokenizer)
 
 
 def load(folder: Path) -> Trained:
@@ -108,7 +113,8 @@ def load(folder: Path) -> Trained:
     if tokenizer is not None and tokenizer.hash != facts["tokenizer"]:
         raise CheckpointError(f"{folder} was trained with another tokenizer than {corpus / TOKENIZER}: train it again")
     ticks = lookahead(facts["agent"], facts["mix"])
-    schema = schema_of(tuple(facts["tasks"]), tokenizer.pieces if tokenizer else 0, facts["agent"], ticks)
+    pieces = tokenizer.pieces if tokenizer else 0
+    schema = schema_of(tuple(facts["tasks"]), pieces, facts["agent"], ticks, facts.get("at_once", False))
     if difference := first_difference(facts["schema"], describe(schema)):
         raise CheckpointError(f"{folder} is a checkpoint of another layout: {difference}; train it again, or use its own code")
     network = build(config_from(facts["model"]), schema)
@@ -128,7 +134,9 @@ def variant_of(facts: dict) -> str:
         model["plan_read"]: model["planner"] is not None and model["plan_read"] != preset.plan_read,
         "quantised": model["planner"] is not None and bool(model.get("plan_levels")),
         "fixed": model["planner"] is not None and len({*mix["ratios"]}) == len({*mix["latencies"]}) == 1,
+        "at_once": facts.get("at_once", False),
         "no_sub_goal": not facts["learner"]["weights"]["sub_goal"],
+        "prompts": bool(mix.get("prompts")),
     }
     return "+".join(name for name, there in differs.items() if there)
 
@@ -174,19 +182,55 @@ def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
     horizon, above = acted(task).ticks, above_of(trained, task, cell)
     if above:
-        if agent != trained.name:
-            raise ValueError(f"{agent} is made of an agent with one planner at most, and {trained.name} has more")
+        if agent != trained.name or cell.prompt:
+            raise ValueError(f"held or late actions, and prompts, are for one planner at most, and {trained.name} has more")
         lower = periodic(horizon, cell.ratio, cell.latency)
         return trained.agent(task, lower, horizon, cell.decoding, cell.control, cell.control_at, above)
+
+    def own(timeline: Timeline, layout: str = task, control: Control = "none") -> Policy:
+        made = trained.agent(layout, timeline, horizon, cell.decoding, control)
+        return Prompted(made, functools.partial(prompt, trained, cell, timeline)) if cell.prompt else made
+
     if trained.lookahead:
-        layout, every = trained.layout(task, cell), periodic(horizon, cell.ratio)
-        own = trained.agent(layout.name, every, horizon, cell.decoding)
-        return LateAction(own, layout.late) if layout.late else own
+        layout = trained.layout(task, cell)
+        ahead = own(periodic(horizon, cell.ratio), layout.name)
+        return LateAction(ahead, layout.late) if layout.late else ahead
     if agent == "held_action":
-        return HeldAction(trained.agent(task, periodic(horizon, 1), horizon, cell.decoding), cell.ratio)
+        return HeldAction(own(periodic(horizon, 1)), cell.ratio)
     if agent == "late_action":
-        return LateAction(trained.agent(task, periodic(horizon, 1), horizon, cell.decoding), cell.latency)
-    return trained.agent(task, periodic(horizon, cell.ratio, cell.latency), horizon, cell.decoding, cell.control)
+        return LateAction(own(periodic(horizon, 1)), cell.latency)
+    return own(periodic(horizon, cell.ratio, cell.latency), control=cell.control)
+
+
+def prompt(trained: Trained, cell: "Cell", timeline: Timeline, state: AgentState) -> AgentState:
+    """Returns the state whose agents have each read a demonstration of the task `cell.prompt`.
+
+    Raises:
+        ValueError: the run was not trained on that task.
+    """
+    if cell.prompt not in trained.facts["tasks"]:
+        raise ValueError(f"a prompt of {cell.prompt!r}: the run was trained on {', '.join(trained.facts['tasks'])}")
+    shown = demonstrations(Path(trained.facts["corpus"]) / cell.prompt, tuple(state.seeds.tolist()), cell.prompt_ticks)
+    acting = trained.acting(trained.layout(cell.prompt, cell).name, cell.decoding)
+    return read_prompt(acting, trained.params, state, shown, timeline, trained.tokenizer)
+
+
+@functools.lru_cache(8)
+def demonstrations(folder: Path, seeds: tuple[int, ...], ticks: int) -> tuple[Episode, ...]:
+    """Returns the last ticks of a recorded episode for each of these seeds, of those of a source that training leaves out.
+
+    Raises:
+        ValueError: none of them is that long.
+    """
+    source = Source.open(folder)
+    held_out = [source[index] for index in range(first_held_out(source), len(source))]
+    long = [episode for episode in held_out if episode.ticks >= ticks]
+    if not long:
+        raise ValueError(
+            f"none of the {len(held_out)} held-out episodes of {folder} has {ticks} ticks: record more, or prompt less"
+        )
+    chosen = [long[np.random.default_rng(seed).integers(len(long))] for seed in seeds]
+    return tuple(excerpt(episode, episode.ticks - ticks, episode.ticks) for episode in chosen)
 
 
 def above_of(trained: Trained, task: str, cell: "Cell") -> tuple[Timeline, ...]:
@@ -202,7 +246,8 @@ def above_of(trained: Trained, task: str, cell: "Cell") -> tuple[Timeline, ...]:
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """Where a loop is closed. agent: None for the run's own; "held_action" repeats every action for `ratio` ticks, "late_action"
-    brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits.
+    brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits. prompt:
+    the task of the demonstration that is read before tick 0, none by default; prompt_ticks: how long it is.
 
     above_ratio, above_latency: of the planner above the planner, in ticks as well; None for an agent that has none. control_at:
     whose plans `control` is done to, 1 for the planner's, 2 for those of the planner above it."""
@@ -212,6 +257,8 @@ class Cell:
     agent: Literal["held_action", "late_action"] | None = None
     control: Control = "none"
     decoding: Decoding = "mean"
+    prompt: str = ""
+    prompt_ticks: int = Prompts.ticks
     above_ratio: int | None = None
     above_latency: int = 0
     control_at: int = 1
@@ -256,13 +303,12 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
 
 
 def variant_in_rows(trained: Trained, cell: Cell) -> str:
-    """Returns the row's `variant`: the run's own, and what runs above the planner; or, of an agent made from it, which weights it
-    runs."""
-    if cell.agent:
-        return "+".join(filter(None, (trained.name, trained.variant)))
+    """Returns the row's `variant`: the run's own, or which weights an agent made from it runs; what ran above the planner; and
+    what it was shown."""
+    after = cell.prompt and f"after_{cell.prompt}_{cell.prompt_ticks}"
     above = f"above_k{cell.above_ratio}d{cell.above_latency}" if cell.above_ratio else ""
     at = f"control_at_{cell.control_at}" if cell.control_at > 1 else ""
-    return "+".join(filter(None, (trained.variant, above, at)))
+    return "+".join(filter(None, (cell.agent and trained.name, trained.variant, above, at, after)))
 
 
 def above_ratios(cell: Cell) -> tuple[int, ...]:
@@ -344,12 +390,12 @@ class EvaluateConfig:
 
 def describe_row(row: Row) -> str:
     """Returns a row in words."""
-    who = " ".join(filter(None, (row.agent, row.variant)))
+    who = f"{row.agent} ({row.variant})" if row.variant else row.agent
     where = f"{who} on {row.task}, ratio {row.ratio}, latency {row.latency}, control {row.control}"
     score = f"{row.normalised_return:.1f} [{row.ci_low:.1f}, {row.ci_high:.1f}] over {row.episodes} episodes"
-    cost = f"{row.flops_per_tick / 1e6:.2f} MFLOP a tick"
+    cost = f"; {row.flops_per_tick / 1e6:.2f} MFLOP a tick" if row.flops_per_tick else ""
     time_ = f", {row.tick_ms_p50:.2f} ms p50, {row.tick_ms_p99:.2f} ms p99" if row.tick_ms_p50 else ""
-    return f"{where}: {score} (0 random, 100 expert; 95% bootstrap interval over episodes); {cost}{time_}"
+    return f"{where}: {score} (0 random, 100 expert; 95% bootstrap interval over episodes){cost}{time_}"
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What is done to plans, and to actions, to see what the two rates are worth."""
+"""What is done to plans, to actions, and before the first tick, to see what they are worth."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -48,6 +48,18 @@ def intervention(control: Control, seed: int = 0) -> Callable[[int, Vectors], Ve
     if control not in known:
         raise ValueError(f"no control {control!r}: there are {', '.join(known)}")
     return known[control]
+
+
+class Prompted:
+    """A policy whose state has read something before tick 0: `read` is from its fresh state to that one."""
+
+    def __init__(self, policy: Policy, read: Callable[[Any], Any]):
+        self._policy, self._read = policy, read
+        self.step = policy.step
+
+    def begin(self, seeds: Sequence[int]) -> Any:
+        """Returns the state before tick 0, what is to be read before it read."""
+        return self._read(self._policy.begin(seeds))
 
 
 class Acted(NamedTuple):

@@ -119,6 +119,15 @@ BENCH = {
         action=Field("action", Discrete(4)),
         sub_goal=Field("sub_goal", Discrete(4)),
     ),
+    "bursty_goal": Layout(
+        "bursty_goal",
+        planner=(Field("goal", Discrete(8)),),
+        controller=(Field("reward", Discrete(2)),),
+        action=Field("action", Discrete(8)),
+        sub_goal=Field("sub_goal", Discrete(8)),
+        predicted=(Field("reward", Discrete(2)),),
+        lifetime=True,
+    ),
     "disturbance_rejection": Layout(
         "disturbance_rejection",
         planner=(Field("goal", Bounded((-1.0,), (1.0,))),),

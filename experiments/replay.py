@@ -2,7 +2,8 @@
 
     python -m experiments.replay runs/real_time
 
-A few seconds an episode. Exits with 1 where they differ by more than 1e-4 of the largest logit (at least 1).
+A few seconds an episode. Exits with 1 where they differ by more than 1e-4 of the largest logit (at least 1), or where what was
+executed is not what the agent gave, but the safe action where it was stopped.
 """
 
 import dataclasses
@@ -17,8 +18,10 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.real_time import Weights, newest_step, parts
+from experiments.real_time import newest_step
+from experiments.real_time_run import Weights, parts
 from experiments.train import cache_compilations
+from hierarchy.control.real_time import Update
 from hierarchy.corpus.packing import Packing, fill
 from hierarchy.corpus.reading import Pieces
 from hierarchy.corpus.segment import Segment, cut, encode_episode
@@ -38,18 +41,25 @@ ANY = 1 << 30
 
 class Acted(NamedTuple):
     """What an episode's agent acted on. plan: int [T], the tick that the plan in use observed, -1 for none. without: ticks at
-    which a plan was there and not used. logits: float32 [T, A, classes]."""
+    which a plan was there and not used. stopped: ticks at which `safe` [A] was executed instead. late_ms: float [N], for how long
+    plans that were taken had been held back on purpose. logits: float32 [T, A, classes]."""
 
     timeline: Timeline
     plan: np.ndarray
     without: np.ndarray
+    stopped: np.ndarray
+    safe: np.ndarray
+    late_ms: np.ndarray
     logits: np.ndarray
 
 
 def read(path: Path) -> Acted:
     """Returns what `experiments.real_time` wrote of one episode."""
     with np.load(path, allow_pickle=False) as arrays:
-        return Acted(recorded(arrays["observed"], arrays["ready"]), arrays["plan"], arrays["without"], arrays["logits"])
+        held_back = arrays["updates"][:, Update._fields.index("held_back")] / 1e6
+        timeline = recorded(arrays["observed"], arrays["ready"])
+        rest = (arrays[name] for name in ("plan", "without", "stopped", "safe"))
+        return Acted(timeline, *rest, held_back[held_back > 0], arrays["logits"])
 
 
 def check_plans(acted: Acted) -> None:
@@ -62,6 +72,17 @@ def check_plans(acted: Acted) -> None:
         raise ValueError(
             f"tick {tick} acted on the plan of tick {acted.plan[tick]}, and the timeline shows that of {shown[tick]}"
         )
+
+
+def check_actions(acted: Acted, episode: Episode) -> None:
+    """Raises ValueError where an action was executed that is neither the agent's own nor, where it was stopped, the safe one."""
+    own = np.array(episode.label)
+    own[acted.stopped] = acted.safe.astype(own.dtype)
+    differs = (own != episode.action).reshape(episode.ticks, -1).any(axis=1)
+    if differs.any():
+        tick = int(np.argmax(differs))
+        whose = "safe one, and it was stopped" if tick in acted.stopped else "agent's own, and it was not stopped"
+        raise ValueError(f"tick {tick} executed {episode.action[tick]}: that is not the {whose}")
 
 
 def segment_of(network: Network, schema: Schema, name: str, episode: Episode, acted: Acted, tokenizer: Pieces | None) -> Segment:
@@ -115,19 +136,25 @@ def replay(folder: Path) -> list[np.ndarray]:
     if tokenizer and Tokenizer.load(tokenizer).hash != facts["tokenizer"]["hash"]:
         raise ValueError(f"{tokenizer} is another tokenizer than the one that acted: run it again")
     acting, params, pieces = parts(weights, config["task"], tokenizer, None)
-    worst = []
+    worst, late = [], []
     for number, episode in enumerate(Source.open(folder / "episodes")):
         acted = read(folder / f"acted-{number:04d}.npz")
         check_plans(acted)
+        check_actions(acted, episode)
         segment = segment_of(acting.network, acting.schema, config["task"], episode, acted, pieces)
         apart = difference(acting.network, params, acting.schema, segment, acted.logits)
         worst.append(apart)
+        late += acted.late_ms.tolist()
         old = age(acted.timeline, np.arange(episode.ticks))
         print(
             f"episode {number}: {episode.ticks} ticks, {len(acted.timeline.observed)} updates, plan age up to {old.max()}, "
-            f"{len(acted.without)} ticks without the plan that was there: logits within {apart.max():.1e}"
+            f"{len(acted.without)} ticks without the plan that was there, {len(acted.stopped)} stopped, "
+            f"{len(acted.late_ms)} plans held back: logits within {apart.max():.1e}"
         )
         print(draw_timeline(acted.timeline, min(episode.ticks, 24)))
+    if late:
+        by = f"{min(late):.0f} to {max(late):.0f} ms, {np.mean(late):.0f} on average"
+        print(f"{len(late)} plans that were taken had been held back on purpose, by {by}")
     return worst
 
 

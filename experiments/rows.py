@@ -1,6 +1,7 @@
 """Rows: one line of JSON a measured cell. What every table and plot of the report is made from."""
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -34,10 +35,11 @@ class Row:
     """One cell: one agent on one task at one ratio and latency, over the same episode seeds as every other cell of the task.
 
     variant: "" for the plain agent, else how it differs: "no_sub_goal", "fixed" (trained at one ratio and latency), "prefix" or
-        another way of reading plans, "quantised", "above_k64d8" (a planner above the planner, at its own ratio and latency);
-        several joined by "+". `held_action` and `late_action` made from an agent that
-        was not trained for it name its weights ("single_rate", "two_rate+fixed"); `scripted` names the reference ("expert",
-        "random", "hierarchy", "held", "chunks", "late", "compensated").
+        another way of reading plans, "quantised", "above_k64d8" (a planner above the planner, at its own ratio and latency),
+        "prompts" (trained with them), "after_patrol_32" (shown so many ticks of that task first); several joined by "+".
+        `held_action` and `late_action` made from an agent that was not trained for it name its weights ("single_rate",
+        "two_rate+fixed"); `scripted` names the reference ("expert", "random", "hierarchy", "held", "chunks", "late",
+        "compensated").
     control: what was done to the plan, "none" for nothing.
     trained_at: "random", or like "k1d0" for one ratio and latency; "none" where nothing was trained.
     ratio: ticks from one update to the next; k where actions are held or come in chunks of k, 1 where they are late, None where
@@ -129,7 +131,7 @@ def load(path: Path) -> list[Row]:
     Raises:
         ValueError: a whole line is not a row.
     """
-    whole, torn = _lines(path)
+    whole, torn = _lines_at_rest(path)
     if torn:
         print(f"{path}: the last line was cut short and is left out; its cell runs again", file=sys.stderr)
     rows = []
@@ -142,15 +144,17 @@ def load(path: Path) -> list[Row]:
 
 
 def append(path: Path, row: Row) -> None:
-    """Adds one row, on the disk when this returns; a line that a crash cut short is removed first.
+    """Adds one row, on the disk when this returns; a line that a crash cut short is removed first. Processes may append at once.
 
     Raises:
         OSError: the disk refused (it is full, say); the file is as it was.
     """
     line = (json.dumps(dataclasses.asdict(row), allow_nan=False, default=lambda scalar: scalar.item()) + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = sum(len(whole) + 1 for whole in _lines(path)[0])
     with open(path, "ab", buffering=0) as file:
+        # Held until the file is closed: what looks like a torn line may be another process's, half way.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        size = sum(len(whole) + 1 for whole in _lines(path)[0])
         try:
             file.truncate(size)
             if file.write(line) != len(line):
@@ -161,6 +165,15 @@ def append(path: Path, row: Row) -> None:
             raise OSError(
                 f"{path}: the row was not saved ({error}); rows before it are safe: free some space and resume"
             ) from None
+
+
+def _lines_at_rest(path: Path) -> tuple[list[bytes], bytes]:
+    """Returns `_lines`, while nobody appends."""
+    if not path.exists():
+        return [], b""
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return _lines(path)
 
 
 def _lines(path: Path) -> tuple[list[bytes], bytes]:

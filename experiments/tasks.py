@@ -8,6 +8,7 @@ import numpy as np
 
 from envs import (
     baby_ai,
+    bursty_goal,
     captions,
     cue_recall,
     disturbance_rejection,
@@ -22,6 +23,7 @@ from envs import (
     suite_tasks,
     switching_goal,
 )
+from envs.bursty_goal import BurstyGoal
 from envs.cue_recall import CueRecall
 from envs.disturbance_rejection import DisturbanceRejection
 from envs.go_to import GoTo
@@ -140,6 +142,11 @@ def relayed(noisy: bool) -> Expert:
     return relayed_goal.Expert()
 
 
+def read_seldom(noisy: bool) -> Expert:
+    """Returns the expert of the bursty goal: noisy, it sees the goal as seldom and as irregularly as a planner may."""
+    return bursty_goal.Reader(ratios=(2, 4, 8, 16, 32), latencies=(0, 2)) if noisy else bursty_goal.Reader()
+
+
 def pushed(noisy: bool) -> Expert:
     """Returns the expert of disturbance rejection."""
     return disturbance_rejection.Expert(Noise(most=0.1) if noisy else None)
@@ -166,6 +173,7 @@ TASKS = {
     "go_to": Task(GoTo, regulator, layouts.GO_TO, 256, patrol_experts.augment),
     "cue_recall": Task(CueRecall, recalled, layouts.BENCH["cue_recall"], cue_recall.Rules().ticks),
     "switching_goal": Task(SwitchingGoal, switched, layouts.BENCH["switching_goal"], switching_goal.Rules().ticks),
+    "bursty_goal": Task(BurstyGoal, read_seldom, layouts.BENCH["bursty_goal"], bursty_goal.Rules().ticks),
     "disturbance_rejection": Task(
         DisturbanceRejection, pushed, layouts.BENCH["disturbance_rejection"], disturbance_rejection.Rules().ticks
     ),
@@ -202,7 +210,7 @@ def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[i
         case "three_rate":
             return {0: layouts.THREE_RATES[name]}
         case "controller_only":
-            return {0: dataclasses.replace(layout, planner=(), sub_goal=())}
+            return {0: dataclasses.replace(layout, planner=(), sub_goal=(), lifetime=False)}
         case "single_rate":
             return {0: single_rate(layout)}
         case "chunked" | "late_action" if not lookahead:
@@ -217,6 +225,9 @@ def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[i
     )
 
 
-def schema_of(names: tuple[str, ...], text_pieces: int, agent: str, lookahead: tuple[int, ...] = ()) -> Schema:
-    """Returns the schema of the tasks for an agent, see `layouts_of`."""
-    return Schema(tuple(layout for name in names for layout in layouts_of(name, agent, lookahead).values()), text_pieces)
+def schema_of(
+    names: tuple[str, ...], text_pieces: int, agent: str, lookahead: tuple[int, ...] = (), at_once: bool = False
+) -> Schema:
+    """Returns the schema of the tasks for an agent, see `layouts_of`. at_once: their actions are decoded in one pass."""
+    layouts = [layout for name in names for layout in layouts_of(name, agent, lookahead).values()]
+    return Schema(tuple(dataclasses.replace(layout, at_once=at_once) for layout in layouts), text_pieces)

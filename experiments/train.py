@@ -20,6 +20,7 @@ Baselines, with what tells them from the two-rate agent:
     --mix.ratios 1 --mix.latencies 0             one ratio and latency instead of random ones
     --learner.weights.sub-goal 0 --learner.planner-steps 0        nobody tells the planner what to plan
     --plan-read prefix, --plan-levels 5 5 5 5    another way to read a plan, or plans of a few values
+    --mix.prompts 0.25                           a quarter of the episodes begin after a stretch of another one, as in Gato
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ from hierarchy.batch import Batch
 from hierarchy.corpus import text
 from hierarchy.corpus.mixture import Loader, Mixture, Part
 from hierarchy.corpus.packing import AbovePacking, Packing
+from hierarchy.corpus.prompts import Prompts
 from hierarchy.corpus.store import MANIFEST, Source
 from hierarchy.layout import Schema, describe
 from hierarchy.model.config import PRESETS, ModelConfig, PlanRead
@@ -58,9 +60,13 @@ class Mix:
 
     tasks: names of sources in the corpus; empty for all. weights: how often an episode is drawn from each, the first task's
     first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss
-    in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for. chunks: ticks that
-    the chunked agent decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an
-    episode. above_: the same as of plans, for the planner above the planner of three rates, all in ticks.
+    in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for. recorded_timelines:
+    share of the segments of episodes that tell under which timeline they were recorded which are cut under it. irregular: share
+    of the others whose updates come at gaps drawn one by one, with a ratio as their mean. chunks: ticks that the chunked agent
+    decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an episode. prompts:
+    share of the episodes that are read after a stretch of another episode of their task, `prompt_ticks` long, where a row has
+    room for both.
+    above_: the same as of plans, for the planner above the planner of three rates, all in ticks.
     """
 
     tasks: tuple[str, ...] = ()
@@ -73,6 +79,8 @@ class Mix:
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
     wait_for_first: float = 0.0
+    recorded_timelines: float = 0.0
+    irregular: float = 0.0
     chunks: tuple[int, ...] = (2, 4, 8, 16)
     delays: tuple[int, ...] = (1, 2, 4, 8)
     above_tokens: int = 192
@@ -80,13 +88,16 @@ class Mix:
     above_ratios: tuple[int, ...] = (16, 64, 64)
     above_latencies: tuple[int, ...] = tuple(range(9))
     loader_threads: int = 1
+    prompts: float = 0.0
+    prompt_ticks: int = Prompts.ticks
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """agent: which model. preset: its size. plan_read: how the controller reads plans, the preset's way by default. plan_levels:
-    how many values a plan's channels may take, in turn; none for real numbers. corpus: folder of sources. out: folder of the
-    run. text_pieces: most pieces of the tokenizer, which is trained on the corpus' own words once."""
+    how many values a plan's channels may take, in turn; none for real numbers. at_once: all elements of an action are decoded in
+    one pass, none from another. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the tokenizer,
+    which is trained on the corpus' own words once."""
 
     corpus: Path
     out: Path
@@ -94,6 +105,7 @@ class TrainConfig:
     preset: str = "demo"
     plan_read: PlanRead | None = None
     plan_levels: tuple[int, ...] = ()
+    at_once: bool = False
     text_pieces: int = 400
     mix: Mix = Mix()
     learner: LearnerConfig = LearnerConfig()
@@ -160,7 +172,8 @@ def single_rate_config(config: ModelConfig, wanted: int, schema: Schema) -> Mode
 def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
     """Returns the packing of a run: the lead-ins and rereads follow from the model's windows."""
     mix, fast = config.mix, model.controller
-    common = {"ratios": mix.ratios, "latencies": mix.latencies, "rows": mix.rows, "wait_for_first": mix.wait_for_first}
+    drawn = ("ratios", "latencies", "rows", "wait_for_first", "recorded_timelines", "irregular")
+    common = {name: getattr(mix, name) for name in drawn}
     if config.agent not in ("two_rate", "three_rate", "controller_only"):
         return Packing(
             controller_tokens=mix.planner_tokens,
@@ -213,7 +226,7 @@ def assemble(config: TrainConfig) -> Run:
     tokenizer = tokenizer_of(config.corpus, among, config.text_pieces)
     pieces = tokenizer.pieces if tokenizer else 0
     ticks = lookahead(config.agent, dataclasses.asdict(config.mix))
-    schema = schema_of(tuple(among), pieces, config.agent, ticks)
+    schema = schema_of(tuple(among), pieces, config.agent, ticks, config.at_once)
     network = build(model_config(config, schema, schema_of(tuple(among), pieces, "two_rate")), schema)
     packing = packing_of(config, network.config)
     check_warm_up(config, network)
@@ -228,7 +241,8 @@ def assemble(config: TrainConfig) -> Run:
             later.append(Part(Stretch(source, min(split, len(source) - 1), len(source)), layout.name, weight))
     held_out = Mixture(schema, dataclasses.replace(packing, draw_places=False), later, tokenizer)
     batches = [held_out.batch(config.learner.seed + 1_000_003, i)[0] for i in range(4)]
-    return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer), batches)
+    prompts = Prompts(config.mix.prompts, config.mix.prompt_ticks)
+    return Run(network, schema, tokenizer, Mixture(schema, packing, parts, tokenizer, prompts=prompts), batches)
 
 
 def check_warm_up(config: TrainConfig, network: Network) -> None:
@@ -265,7 +279,7 @@ class Stretch:
 
 def facts_of(config: TrainConfig, run: Run) -> dict:
     """Returns what a checkpoint of this run is of. What only three rates have is said of them alone."""
-    model, mix = dataclasses.asdict(run.network.config), dataclasses.asdict(config.mix)
+    model, mix = dataclasses.asdict(run.network.config), mix_of(config.mix)
     if not run.network.config.above:
         del model["above"]
         mix = {name: value for name, value in mix.items() if not name.startswith("above")}
@@ -279,7 +293,15 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
         "model": model,
         "learner": dataclasses.asdict(config.learner),
         "mix": mix,
+        # Said only where it is so: runs from before there was such a thing go on.
+        **({"at_once": True} if config.at_once else {}),
     }
+
+
+def mix_of(mix: Mix) -> dict:
+    """Returns a mix in plain form. Prompts are said only where there are any: runs from before there were go on alike."""
+    facts = dataclasses.asdict(mix)
+    return facts if mix.prompts else {name: value for name, value in facts.items() if name not in ("prompts", "prompt_ticks")}
 
 
 def train_run(config: TrainConfig) -> TrainState:
@@ -293,8 +315,12 @@ def train_run(config: TrainConfig) -> TrainState:
     return train(run.network, config.learner, config.trainer, loader, run.held_out, config.out, f"training {config.agent}")
 
 
-def pace_s(config: TrainConfig, steps: int = 12) -> tuple[float, float]:
-    """Returns the median seconds of a step in the warm-up and in joint training, batches waited for, compilation left out."""
+def pace_s(config: TrainConfig, steps: int = 30) -> tuple[float, float]:
+    """Returns the median seconds of a step in the warm-up and in joint training, compilation left out.
+
+    The first third is left out too: its batches were made while the step was compiled, and from then on a step shares the cores
+    with the making of its batches.
+    """
     run = assemble(config)
     state, paces = initial_state(run.network, config.learner), []
     batches = Loader(run.mixture, config.learner.seed, 0, threads=config.mix.loader_threads)
@@ -305,7 +331,7 @@ def pace_s(config: TrainConfig, steps: int = 12) -> tuple[float, float]:
             state, metrics = step(state, next(batches)[0])
             jax.block_until_ready(metrics)
             took.append(time.perf_counter() - began)
-        paces.append(float(np.median(took[2:])))
+        paces.append(float(np.median(took[steps // 3 :])))
     batches.close()
     return paces[0], paces[1]
 

@@ -12,10 +12,10 @@ import numpy as np
 class Stream(NamedTuple):
     """One stream of N tokens.
 
-    value: int32 [..., N, K], Gato ids, PATCH for a patch of an image; EMPTY (-1) where a token has fewer atoms, and throughout
-        padding.
+    value: int32 [..., N, K], Gato ids, PATCH for a patch of an image, ASKED for an action element without its value; EMPTY (-1)
+        where a token has fewer atoms, and throughout padding.
     field: int32 [..., N, K], field ids of the schema; EMPTY where value is.
-    tick: int32 [..., N], absolute ticks of the token's episode; 0 in padding.
+    tick: int32 [..., N], absolute ticks of the token's episode, below 0 in the prompt before it; 0 in padding.
     segment: int32 [..., N], 1, 2, ... within the row; 0 in padding. Tokens of one segment are contiguous and in order of time.
     lasting: bool [..., N], whether ticks after its own may attend to the token. False for action tokens alone.
     """
@@ -80,6 +80,10 @@ class Batch(NamedTuple):
     sub_goal: targets in the planner's stream (the controller's, where there is no planner).
     planner_text: the next piece, in the planner's stream: each piece that it follows predicts the one after it.
     patches: of the images in the planner's stream (the controller's, where there is no planner).
+    following: the next tick's observation, in the controller's stream: a tick's last observation token predicts it. Labels are
+        classes of the head of predictions (`Schema.predictions`).
+    lifetime: in the planner's stream at its updates: the bin of LIVES in which the sub-goal ends. Where the episode ends first
+        the label is so many bins higher: that of the ticks that it lasted at least.
     above: the planners above the planner, the nearest first; none where there are two rates.
     """
 
@@ -94,4 +98,6 @@ class Batch(NamedTuple):
     sub_goal: Targets
     planner_text: Targets
     patches: Patches
+    following: Targets
+    lifetime: Targets
     above: tuple[Above, ...] = ()

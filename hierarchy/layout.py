@@ -1,9 +1,10 @@
 """How one tick of one kind of episode becomes tokens: specs only, no values.
 
 Ids are Gato's (arXiv 2205.06175, section 2.1): text [0, 32000), discrete [0, 1024), continuous [32000, 33024). The separator
-has the id after those, and a patch of an image the one after that. A layout says which fields the planner reads at its updates,
-which of them for every tick, which the controller reads at every tick, and what the action is; with more than two rates, also
-what planners above the planner read. A `Schema` is the set of layouts that one set of weights serves.
+has the id after those, a patch of an image the one after that, and an action element that is asked for without its value the
+next. A layout says which fields the planner reads at its updates, which of them for every tick, which the controller reads at
+every tick, and what the action is; with more than two rates, also what planners above the planner read. A `Schema` is the set of
+layouts that one set of weights serves.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ BINS = 1024
 CONTINUOUS_START = 32_000
 SEPARATOR = CONTINUOUS_START + BINS
 PATCH = SEPARATOR + 1
+ASKED = PATCH + 1
 EMPTY = -1
 
 
@@ -141,6 +143,9 @@ class Field:
             raise ValueError(f"field {self.name!r}: what is read for every tick has one frame, no sum, and is not spoken")
 
 
+LIVES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
+"""First ticks of the bins of a lifetime; the last bin has no end."""
+
 PREVIOUS_ACTION = "previous_action"
 """The one derived field: the action executed at the tick before, absent at tick 0."""
 
@@ -158,8 +163,13 @@ class Layout:
     late, chunk: a reading at tick t decodes the actions of ticks t + late to t + late + chunk - 1, one tick after another in the
         `action` field, which is as large as all of them. A chunk longer than 1 is for a controller that reads at a timeline's
         updates and acts without looking in between.
+    at_once: all elements of an action are decoded in one pass, each from its place alone: none sees another's value. One pass
+        takes a fraction of the time of one after another; it cannot tell which of two answers an earlier element chose.
     pooled: one token a reading, the sum of its scalars' embeddings with the separator; else one token a scalar (Gato's way)
         with the separator as a token of its own.
+    predicted: observation fields, Bounded or Discrete, of which the controller predicts the next tick's values, before it knows
+        its action. Their codecs are the prediction's own and may be coarser than those that are read.
+    lifetime: whether the planner predicts at its updates in how many ticks its first sub-goal changes, in the bins of LIVES.
     above: what each update of the planners above the planner reads, the nearest first (see `readers`): numbers and words at their
         updates alone, as there is no third rate for images, for what is followed tick by tick, and for text that is said.
     """
@@ -172,6 +182,9 @@ class Layout:
     pooled: bool = True
     late: int = 0
     chunk: int = 1
+    at_once: bool = False
+    predicted: tuple[Field, ...] = ()
+    lifetime: bool = False
     above: tuple[tuple[Field, ...], ...] = ()
 
     def __post_init__(self) -> None:
@@ -203,6 +216,13 @@ class Layout:
             )
         if self.chunk > 1 and self.planner:
             raise ValueError(f"layout {self.name!r}: a planner's controller reads every tick, and decodes one tick's action")
+        for field in self.predicted:
+            if not isinstance(field.codec, Bounded | Discrete) or field.frames > 1 or field.summed or field.spoken:
+                raise ValueError(f"layout {self.name!r}: predicted {field.name!r} is of single ticks, and Bounded or Discrete")
+        if self.predicted and self.chunk > 1:
+            raise ValueError(f"layout {self.name!r}: the next tick is predicted by who reads every tick, and it acts in chunks")
+        if self.lifetime and not (self.planner and self.sub_goal):
+            raise ValueError(f"layout {self.name!r}: a lifetime is of a planner's sub-goal, and it lacks one of the two")
         if self.above:
             _check_above(self)
 
@@ -304,7 +324,7 @@ def single_rate(layout: Layout) -> Layout:
     by_name = {field.name: field for field in layout.controller}
     for fields in (*reversed(layout.above), layout.planner):
         by_name |= {field.name: dataclasses.replace(field, every_tick=False) for field in fields}
-    return dataclasses.replace(layout, planner=(), above=(), controller=tuple(by_name.values()))
+    return dataclasses.replace(layout, planner=(), above=(), controller=tuple(by_name.values()), lifetime=False)
 
 
 def ahead(layout: Layout, late: int, chunk: int) -> Layout:
@@ -314,7 +334,7 @@ def ahead(layout: Layout, late: int, chunk: int) -> Layout:
         codec = dataclasses.replace(codec, low=codec.low * chunk, high=codec.high * chunk)
     action = dataclasses.replace(action, codec=codec, size=action.size * chunk)
     name = layout.name + (f", {late} late" if late else "") + (f", in chunks of {chunk}" if chunk > 1 else "")
-    return dataclasses.replace(single_rate(layout), name=name, action=action, late=late, chunk=chunk)
+    return dataclasses.replace(single_rate(layout), name=name, action=action, late=late, chunk=chunk, predicted=())
 
 
 def tick_action(layout: Layout) -> Field:
@@ -379,6 +399,22 @@ class Schema:
                 return ids
         raise KeyError(f"no layout {name!r}; there are {[layout.name for layout in self.layouts]}")
 
+    def predictions(self, name: str) -> tuple[tuple[int, int], ...]:
+        """Returns, for one layout, (first class, number of classes) of each scalar that its controller predicts, in order.
+
+        All of them, of all layouts, are classes of one head.
+        """
+        first = 0
+        for layout in self.layouts:
+            own = []
+            for field in layout.predicted:
+                classes = field.codec.values if isinstance(field.codec, Discrete) else field.codec.bins
+                own += [(first + i * classes, classes) for i in range(field.size)]
+                first += field.size * classes
+            if layout.name == name:
+                return tuple(own)
+        raise KeyError(f"no layout {name!r}; there are {[layout.name for layout in self.layouts]}")
+
     @property
     def fields(self) -> int:
         """Number of field ids."""
@@ -429,7 +465,7 @@ def _planned(layout: Layout) -> tuple[tuple[Field, ...], ...]:
     return (layout.planner, *layout.above)
 
 
-NEWER = {"every_tick": False, "late": 0, "chunk": 1, "above": []}
+NEWER = {"every_tick": False, "late": 0, "chunk": 1, "at_once": False, "predicted": [], "lifetime": False, "above": []}
 """What fields and layouts had no word for at first, and what it was."""
 
 

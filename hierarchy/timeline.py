@@ -93,6 +93,46 @@ def draw(
     return periodic(ticks, ratio, latency, phase, wait_for_first=wait_for_first)
 
 
+def draw_irregular(
+    rng: np.random.Generator,
+    ticks: int,
+    ratios: Sequence[int],
+    latencies: Sequence[int],
+    *,
+    wait_for_first: bool = False,
+) -> Timeline:
+    """Returns a timeline whose updates come when they come: at tick 0, then after gaps that are drawn one by one.
+
+    Gaps are geometric; their mean is one of the ratios, and every plan takes one of the latencies, both drawn uniformly. So that
+    weights see what a planner does that runs when it is asked to.
+    """
+    mean, latency = float(rng.choice(np.asarray(ratios))), int(rng.choice(np.asarray(latencies)))
+    observed = np.concatenate([[0], np.cumsum(rng.geometric(1.0 / mean, size=ticks))])
+    observed = observed[observed < ticks]
+    ready = observed + latency
+    if wait_for_first:
+        ready[0] = 0
+    return recorded(observed, ready)
+
+
+PLAN_READY = "plan_ready"
+"""The privileged field of an episode that says under which timeline it was recorded, see `marks`."""
+
+
+def marks(timeline: Timeline, ticks: int) -> np.ndarray:
+    """Returns int32 [ticks]: at each tick that an update observes the first tick that may use its plan, at all others -1."""
+    marked = np.full(ticks, NO_PLAN, np.int32)
+    within = timeline.observed < ticks
+    marked[timeline.observed[within]] = timeline.ready[within]
+    return marked
+
+
+def from_marks(marked: np.ndarray) -> Timeline:
+    """Returns the timeline that `marks` wrote down. Raises ValueError as `recorded` does."""
+    observed = np.flatnonzero(np.asarray(marked) != NO_PLAN)
+    return recorded(observed, np.asarray(marked)[observed])
+
+
 def recorded(observed: Sequence[int], ready: Sequence[int]) -> Timeline:
     """Returns the timeline of a run as it happened, missed deadlines included.
 
@@ -111,6 +151,13 @@ def recorded(observed: Sequence[int], ready: Sequence[int]) -> Timeline:
         j = int(np.argmax(early))
         raise ValueError(f"plan {j} is ready at tick {ready[j]}, before tick {observed[j]} that it observes")
     return Timeline(observed, ready)
+
+
+def on_time(timeline: Timeline, ticks: int) -> Timeline:
+    """Returns the updates that observe the first `ticks` ticks of a timeline, each plan ready at once: how a prompt is read,
+    which is whole before anything has to be done."""
+    observed = timeline.observed[timeline.observed < ticks]
+    return Timeline(observed, observed)
 
 
 def visible(timeline: Timeline, ticks: np.ndarray) -> np.ndarray:

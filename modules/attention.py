@@ -1,5 +1,6 @@
 """Attention whose keys and values are values: they come from the same tokens, or out of a cache, through one function."""
 
+import functools
 from typing import NamedTuple
 
 import haiku as hk
@@ -26,7 +27,8 @@ class Relative(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """What stands before all tokens, for each query its own: query [H, Q, D/H]; memory's arrays are [Q, H, P, D/H].
+    """What stands before all tokens, for each query its own: query [H, Q, D/H]; memory's arrays are [Q, H, P, D/H], or
+    [1, H, P, D/H] where all queries have the same.
 
     The query is given apart because a prefix has no time: nothing of the token's own time may turn it.
     """
@@ -80,23 +82,35 @@ def score_distances(query: jax.Array, projection: jax.Array, waves: jax.Array) -
 
 
 def attend(
-    query: jax.Array, memory: KeyValues, mask: jax.Array, relative: Relative | None = None, prefix: Prefix | None = None
+    query: jax.Array,
+    memory: KeyValues,
+    mask: jax.Array,
+    relative: Relative | None = None,
+    prefix: Prefix | None = None,
+    more: KeyValues | None = None,
 ) -> jax.Array:
-    """Returns [Q, D] from queries [H, Q, D/H] over keys and values [H, N, D/H] where mask [Q, N] allows, and over the prefix."""
-    scale, ahead = query.shape[-1] ** -0.5, 0
-    scores = jnp.einsum("hqd,hnd->hqn", query * scale, memory.key)
-    if relative is not None:
-        scores = scores + jnp.take_along_axis(relative.score, relative.distance[None], axis=-1, mode="clip")
-    scores = jnp.where(mask, scores, MASKED)
+    """Returns [Q, D] from queries [H, Q, D/H] over keys and values [H, N, D/H] where mask [Q, N] allows, and over the prefix.
+
+    more: M keys and values that stand elsewhere and come after the memory's in mask and relative, which are then [Q, N + M]:
+    joining the two would copy them.
+    """
+    scale, parts, first = query.shape[-1] ** -0.5, [], 0
+    for each in (memory,) if more is None else (memory, more):
+        own = slice(first, first := first + each.key.shape[1])
+        scores = jnp.einsum("hqd,hnd->hqn", query * scale, each.key)
+        if relative is not None:
+            distance = relative.distance[None, :, own]
+            scores = scores + jnp.take_along_axis(relative.score, distance, axis=-1, mode="clip")
+        parts.append((jnp.where(mask[:, own], scores, MASKED), "hqn,hnd->hqd", each.value))
     if prefix is not None:
-        ahead = prefix.memory.key.shape[2]
-        scores = jnp.concatenate([jnp.einsum("hqd,qhpd->hqp", prefix.query * scale, prefix.memory.key), scores], axis=-1)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    mixed = jnp.einsum("hqn,hnd->hqd", weights[..., ahead:], memory.value)
-    if prefix is not None:
-        mixed = mixed + jnp.einsum("hqp,qhpd->hqd", weights[..., :ahead], prefix.memory.value)
-    mixed = mixed / weights.sum(axis=-1, keepdims=True)
-    return jnp.swapaxes(mixed, 0, 1).reshape(query.shape[1], -1)
+        scores = jnp.einsum("hqd,qhpd->hqp", prefix.query * scale, prefix.memory.key)
+        parts.append((scores, "hqp,qhpd->hqd", prefix.memory.value))
+    largest = functools.reduce(jnp.maximum, [scores.max(axis=-1, keepdims=True) for scores, _, _ in parts])
+    mixed, total = 0.0, 0.0
+    for scores, mixing, value in parts:
+        weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
+        mixed, total = mixed + jnp.einsum(mixing, weights, value), total + weights.sum(axis=-1, keepdims=True)
+    return jnp.swapaxes(mixed / total, 0, 1).reshape(query.shape[1], -1)
 
 
 def attend_in_order(
@@ -123,7 +137,8 @@ def attend_in_order(
 
 
 def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
-    """Returns [Q, D] from queries [H, Q, D/H], each over keys and values of its own: memory's arrays are [Q, H, P, D/H]."""
+    """Returns [Q, D] from queries [H, Q, D/H], each over keys and values of its own: memory's arrays are [Q, H, P, D/H],
+    or [1, H, P, D/H] where all queries have the same."""
     scores = jnp.einsum("hqd,qhpd->qhp", query, memory.key) * query.shape[-1] ** -0.5
     mixed = jnp.einsum("qhp,qhpd->qhd", jax.nn.softmax(scores, axis=-1), memory.value)
     return mixed.reshape(mixed.shape[0], -1)

@@ -49,8 +49,9 @@ class BinHead(hk.Module):
 
 
 def log_features(count: jax.Array) -> jax.Array:
-    """Returns float32 [N, features] of log(1 + count) for counts >= 0 (an age, a time): smooth, and without a largest one."""
-    x = jnp.log1p(count.astype(jnp.float32))[:, None]
+    """Returns float32 [N, features] of log(1 + count) for counts (an age, a time), mirrored below 0: smooth, without largest."""
+    count = count.astype(jnp.float32)
+    x = (jnp.sign(count) * jnp.log1p(jnp.abs(count)))[:, None]
     waves = x * jnp.asarray([0.5, 1.0, 2.0, 4.0])
     return jnp.concatenate([jnp.ones_like(x), x, jnp.sin(waves), jnp.cos(waves)], axis=-1)
 
@@ -64,12 +65,13 @@ class TokenEmbedding(hk.Module):
     """
 
     def __init__(self, names: int, bins: int, fields: int, lookups: int, width: int, name: str = "embedding"):
-        """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's, then an image patch's, which is its
-        field alone. lookups: names that one token may have, which come before its other atoms."""
+        """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's, then two of what is its field
+        alone: an image patch, and an action element whose value is not known. lookups: names that one token may have, which
+        come before its other atoms."""
         super().__init__(name=name)
         features = bin_features(bins)
         constant = np.eye(1, features.shape[1], dtype=np.float32)
-        self._features = np.concatenate([constant.repeat(names, 0), features, constant, constant])
+        self._features = np.concatenate([constant.repeat(names, 0), features, constant, constant, constant])
         self._names, self._bins, self._fields, self._lookups, self._width = names, bins, fields, lookups, width
 
     def __call__(self, row: jax.Array, field: jax.Array, index: jax.Array) -> jax.Array:
@@ -79,7 +81,7 @@ class TokenEmbedding(hk.Module):
         """
         count, size = self._features.shape[1], self._width
         small = hk.initializers.RandomNormal(0.3)
-        table = hk.get_parameter("names", (self._names + 1, size), init=hk.initializers.RandomNormal(1.0))
+        table = self._table()
         matrix = hk.get_parameter("fields", (self._fields, count, size), init=small)
         shared = hk.get_parameter("shared", (count, size), init=small)
         there = row >= 0
@@ -88,7 +90,10 @@ class TokenEmbedding(hk.Module):
         # A value that is a token of its own is embedded alike in every field, and its field only adds to it: what is learnt about
         # copying one is learnt about all. Values in a sum need matrices of their own to be told apart.
         own = jnp.where(alone[:, None, None], features * jnp.eye(1, count), features)
-        if row.shape[0] > 8:
+        if row.shape[1] == 1:
+            # One value a token: its field only adds to it.
+            x = pick(matrix[:, 0], jnp.where(there, field, -1)[:, 0])
+        elif row.shape[0] > 8:
             # Many tokens: gather features by field instead of matrices by atom, so that the gradient is a product, not a scatter.
             token = jnp.arange(row.shape[0])[:, None]
             by_field = jnp.zeros((row.shape[0], self._fields, count)).at[token, jnp.maximum(field, 0)].add(own)
@@ -105,3 +110,12 @@ class TokenEmbedding(hk.Module):
         position = hk.get_parameter("positions", (POSITIONS, size), init=hk.initializers.RandomNormal(1.0))
         x = x + pick(position, jnp.where(word, jnp.minimum(index, POSITIONS - 1), -1))
         return x * jax.lax.rsqrt(jnp.maximum(there.sum(axis=-1, keepdims=True), 1).astype(jnp.float32))
+
+    def logits(self, x: jax.Array, names: int) -> jax.Array:
+        """Returns logits [M, names] of the first names from outputs [M, D]: how well each fits the row that embeds the name
+        (arXiv 1608.05859). Scaled so that they start out of size 1."""
+        bias = hk.get_parameter("bias", (names,), init=jnp.zeros)
+        return x * self._width**-0.5 @ self._table()[:names].T + bias
+
+    def _table(self) -> jax.Array:
+        return hk.get_parameter("names", (self._names + 1, self._width), init=hk.initializers.RandomNormal(1.0))

@@ -5,7 +5,6 @@ written to first), so the two cannot drift apart.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -65,6 +64,50 @@ class Cache(NamedTuple):
     written: jax.Array
 
 
+class Run(NamedTuple):
+    """Where tokens stand side by side in a cache: `count` of them, from slot `first` on."""
+
+    first: jax.Array
+    count: int
+
+
+Slots = jax.Array | Sequence[Run]
+"""Where Q tokens are written: a slot each, int32 [Q] (one past the end drops its token), or runs of them, in order. A run is
+copied where it belongs, in place; slots one by one are scattered, which is many times slower on a CPU."""
+
+
+def put(old: jax.Array, new: jax.Array, slots: Slots, axis: int) -> jax.Array:
+    """Returns an array of a cache with the entries of new tokens at their slots, along `axis`."""
+    if isinstance(slots, jax.Array):
+        return old.at[(slice(None),) * axis + (slots,)].set(new, mode="drop")
+    start = 0
+    for first, count in slots:
+        part = jax.lax.slice_in_dim(new, start, start + count, axis=axis)
+        old, start = _put_run(old, part, first, axis), start + count
+    return old
+
+
+def _put_run(old: jax.Array, new: jax.Array, first: jax.Array, axis: int) -> jax.Array:
+    """Returns `old` with `new` from index `first` of an axis on.
+
+    JAX's own rule makes a scatter of a batch of these, which rewrites the whole array. Where all members of the batch have one
+    `first` it is one update of them all, in place.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def write(old: jax.Array, new: jax.Array, first: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(old, new, first, axis)
+
+    @write.def_vmap
+    def write_all(size: int, batched: list[bool], old: jax.Array, new: jax.Array, first: jax.Array) -> tuple[jax.Array, bool]:
+        old, new = (part if there else jnp.broadcast_to(part, (size, *part.shape)) for part, there in zip((old, new), batched))
+        if not batched[2]:
+            return _put_run(old, new, first, axis + 1), True
+        return jax.vmap(lambda *parts: jax.lax.dynamic_update_slice_in_dim(*parts, axis))(old, new, first), True
+
+    return write(old, new, first)
+
+
 def empty_cache(config: TransformerConfig, slots: int) -> Cache:
     """Returns a cache of `slots` empty slots."""
     shape = (config.heads, slots, config.width // config.heads)
@@ -109,13 +152,14 @@ class Block(hk.Module):
         self,
         x: jax.Array,
         time: Time,
-        mask: jax.Array,
-        remember: Callable[[KeyValues], KeyValues],
-        attend: Callable[..., jax.Array],
+        over: Callable[..., tuple[jax.Array, KeyValues]],
         between: Callable[[jax.Array], jax.Array] | None,
         prefix: KeyValues | None,
     ) -> tuple[jax.Array, KeyValues]:
-        """Returns the layer's output [Q, D] and the keys and values it attended over."""
+        """Returns the layer's output [Q, D] and the keys and values that are left for later.
+
+        over: attends with queries over the tokens' own keys and values, and over others that it knows.
+        """
         config = self._config
         qkv = linear(3 * config.width, "query_key_value")(norm("norm_attention")(x))
         query, key, value = (split_heads(part, config.heads) for part in jnp.split(qkv, 3, axis=-1))
@@ -125,8 +169,7 @@ class Block(hk.Module):
             query, key = rotate(query, *time), rotate(key, *time)
         else:
             query, relative = self._relative(query, time)
-        memory = remember(KeyValues(key, value))
-        mixed = attend(query, memory, mask, relative=relative, prefix=before)
+        mixed, memory = over(query, KeyValues(key, value), relative=relative, prefix=before)
         x = x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed)
         if between is not None:
             x = x + between(x)
@@ -156,9 +199,10 @@ class Transformer(hk.Module):
         place: Place,
         between: Sequence[Callable[[jax.Array], jax.Array]] = (),
         cache: Cache | None = None,
-        slots: jax.Array | None = None,
+        slots: Slots | None = None,
         reach: int | None = None,
         prefix: Sequence[KeyValues] = (),
+        beside: Cache | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns normalised outputs [Q, D] and the cache after the tokens were written to it.
 
@@ -166,26 +210,38 @@ class Transformer(hk.Module):
             x: [Q, D] embedded tokens.
             place: of the tokens.
             between: one function a layer, applied between attention and feed-forward; none, or `layers` of them.
-            cache, slots: with a cache, token i is written to slot slots[i] (a slot past the end drops it) and tokens attend over
-                the whole cache; without one they attend over each other.
+            cache, slots: with a cache, tokens are written to their slots first and attend over the whole cache; without one they
+                attend over each other. Tokens past the last run are written nowhere, and are attended over all the same.
             reach: without a cache, how many places back a token can see at most; None for any.
             prefix: one a layer, or none: keys and values [Q, H, P, D/H] that each token attends over beside the tokens.
+            beside: with a cache, another one that tokens attend over too, and that stays as it is.
         """
-        config = self._config
-        keys = place if cache is None else jax.tree.map(lambda old, new: old.at[slots].set(new, mode="drop"), cache.place, place)
+        config, memories = self._config, []
+        keys, kept = place, place
+        if cache is not None:
+            count = x.shape[0] if isinstance(slots, jax.Array) else sum(run.count for run in slots)
+            kept = jax.tree.map(lambda old, new: put(old, new[:count], slots, 0), cache.place, place)
+            more = jax.tree.map(lambda part: part[count:], place) if beside is None else beside.place
+            keys = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), kept, more)
         mask, time = may_see(place, keys, config.window), time_of(config, place, keys)
-        over = functools.partial(attend_in_order, reach=reach) if cache is None else attend
-        memories = []
+        if cache is not None:
+            # Else they are worked out again in every layer, for every head and score: XLA counts that as cheap.
+            mask, time = jax.lax.optimization_barrier((mask, time))
+
+        def over(i: int) -> Callable[..., tuple[jax.Array, KeyValues]]:
+            if cache is None:
+                return lambda query, new, **how: (attend_in_order(query, new, mask, reach, **how), new)
+
+            def over_cache(query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
+                memory = jax.tree.map(lambda old, fresh: put(old, fresh[:, :count], slots, 1), cache.layers[i], new)
+                more = jax.tree.map(lambda part: part[:, count:], new) if beside is None else beside.layers[i]
+                return attend(query, memory, mask, more=more if more.key.shape[1] else None, **how), memory
+
+            return over_cache
+
         for i in range(config.layers):
-            stored = None if cache is None else cache.layers[i]
-
-            def remember(new: KeyValues, stored: KeyValues | None = stored) -> KeyValues:
-                if stored is None:
-                    return new
-                return jax.tree.map(lambda old, fresh: old.at[:, slots].set(fresh, mode="drop"), stored, new)
-
             outside = between[i] if between else None, prefix[i] if prefix else None
-            x, memory = Block(config, f"layer_{i}")(x, time, mask, remember, over, *outside)
+            x, memory = Block(config, f"layer_{i}")(x, time, over(i), *outside)
             memories.append(memory)
-        cache = None if cache is None else Cache(keys, tuple(memories), cache.written)
+        cache = None if cache is None else Cache(kept, tuple(memories), cache.written)
         return norm("norm_out")(x), cache

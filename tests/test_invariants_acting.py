@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +44,20 @@ class Spy:
         return self.function(*arguments)
 
 
+class Told(NamedTuple):
+    """What a call of the tick was told, as its batch sees it: tokens [B, M, K], and the tick."""
+
+    value: np.ndarray
+    field: np.ndarray
+    now: int
+
+
+def told(made: Toy, call: tuple) -> Told:
+    rows = [stepwise.unpack_tick(row, made.schema.controller_atoms) for row in call[2]]
+    assert len({int(row[2]) for row in rows}) == 1
+    return Told(np.stack([row[0].value for row in rows]), np.stack([row[0].field for row in rows]), int(rows[0][2]))
+
+
 def spied(made: Toy) -> tuple[Toy, Spy, Spy]:
     update, tick = Spy(made.acting.update), Spy(made.acting.tick)
     return made._replace(acting=made.acting._replace(update=update, tick=tick)), update, tick
@@ -54,7 +69,7 @@ def test_the_planner_runs_once_an_update(timeline, kind):
     made, update, tick = spied(toy(kind))
     _, _, state = live(agent_of(made, timeline), world(made))
     assert [int(call[-1]) for call in update.calls] == timeline.observed.tolist()
-    assert [int(call[4]) for call in tick.calls] == list(range(64))
+    assert [int(told(made, call).now) for call in tick.calls] == list(range(64))
     assert state.updates == len(timeline.observed)
 
 
@@ -79,24 +94,18 @@ def test_what_the_planner_follows_it_reads_once_a_tick_and_only_at_its_updates(t
     assert len(update.calls) == state.updates == len(updates)
 
 
-def test_a_tick_needs_no_weight_of_the_planners():
+def test_a_tick_is_given_its_own_weights_and_needs_them_all():
     made, _, tick = spied(toy("pooled"))
     agent = agent_of(made, TIMELINES[1])
+    fresh = agent.begin([0, 1, 2])
     agent.step(agent.begin([0, 1, 2]), observations(world(made), 0))
-    params, *rest = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), shapes_of(made, tick))
-    without = {name: value for name, value in params.items() if not name.startswith("planner")}
-    assert 0 < len(without) < len(params)
-    jax.eval_shape(made.acting.tick.function, without, *rest)
-    lacking = {name: value for name, value in params.items() if not name.startswith("controller")}
-    with pytest.raises(ValueError, match="parameter"):
-        jax.eval_shape(made.acting.tick.function, lacking, *rest)
-
-
-def shapes_of(made: Toy, tick: Spy) -> tuple:
-    """The tick's arguments; its cache was donated, so that a fresh one stands for it."""
     params, _, *rest = tick.calls[0]
-    fresh = agent_of(made, TIMELINES[0]).begin([0, 1, 2])
-    return params, fresh.controller, *rest
+    assert 0 < len(params) < len(made.params)
+    jax.eval_shape(made.acting.tick.function, params, fresh.controller, *rest)
+    for module in params:
+        lacking = {name: leaves for name, leaves in params.items() if name != module}
+        with pytest.raises(ValueError, match="parameter"):
+            jax.eval_shape(made.acting.tick.function, lacking, fresh.controller, *rest)
 
 
 @pytest.mark.parametrize("kind", ["pooled", "pictures"])
@@ -171,7 +180,8 @@ def sampled(name: str) -> tuple[np.ndarray, np.ndarray]:
     """More than ten thousand ids and actions [N, 2] of random weights."""
     schema, batch, ticks = few(), 320, 32
     network = few_network()
-    acting = compile_acting(network, schema, name, "sample")
+    # Compiled anew: a mutant must not act with what was compiled before it.
+    acting = compile_acting.__wrapped__(network, schema, name, "sample")
     agent = Agent(acting, network.init(jax.random.key(3)), recorded([], []), horizon=ticks)
     state, rng = agent.begin(range(batch)), np.random.default_rng(0)
     ids, actions = [], []
@@ -238,10 +248,9 @@ def acted_in_step(made: Toy, timeline: Timeline, episodes: list) -> bool:
     """Whether both readers' counters agree with the agent's tick, in every call."""
     made, update, tick = spied(made)
     live(agent_of(made, timeline), episodes)
-    calls = [("planner", call) for call in update.calls] + [("controller", call) for call in tick.calls]
-    return all(
-        agrees(counted(made, reader, np.asarray(call[2].value), np.asarray(call[2].field)), call[4]) for reader, call in calls
-    )
+    calls = [("planner", Told(np.asarray(call[2].value), np.asarray(call[2].field), call[4])) for call in update.calls]
+    calls += [("controller", told(made, call)) for call in tick.calls]
+    return all(agrees(counted(made, reader, call.value, call.field), call.now) for reader, call in calls)
 
 
 @pytest.mark.parametrize("kind", ["pooled", "scalars", "text", "captions"])

@@ -32,7 +32,7 @@ from tests.hierarchy.model.two_rate_toys import (
     windows,
     world,
 )
-from tests.test_invariants_acting import Spy, agrees, counted
+from tests.test_invariants_acting import Spy, agrees, counted, told
 from tests.test_invariants_agreement import LONG, TOLERANCE, runs, within
 from tests.test_invariants_causality import reached, watched
 
@@ -309,7 +309,7 @@ def test_every_level_runs_once_an_update(name):
     lower, upper = PAIRS[name]
     assert [int(call[4]) for call in spies["planner_2"].calls] == upper.observed.tolist()
     assert [int(call[4]) for call in spies["planner"].calls] == lower.observed.tolist()
-    assert [int(call[4]) for call in spies["controller"].calls] == list(range(LONG))
+    assert [told(made, call).now for call in spies["controller"].calls] == list(range(LONG))
     assert (state.updates, state.above[0].updates) == (len(lower.observed), len(upper.observed))
 
 
@@ -331,7 +331,8 @@ def test_no_level_needs_the_weights_of_another():
     for reader, spy in spies.items():
         params, _, *rest = spy.calls[-1]
         own = {name: leaves for name, leaves in params.items() if name.split("/")[0] in needs[reader]}
-        assert 0 < len(own) < len(params)
+        # A tick is given what it reads, and nothing else.
+        assert 0 < len(own) < len(params) if reader != "controller" else own == params
         jax.eval_shape(spy.function, own, caches[reader], *rest)
 
 
@@ -339,9 +340,10 @@ def test_the_tick_counter_agrees_in_the_agent():
     made, spies = spied(toy("three_rates"))
     lived_through(made, ACTED)
     for reader, spy in spies.items():
-        said = [counted(made, reader, np.asarray(call[2].value), np.asarray(call[2].field)) for call in spy.calls]
         assert spy.calls
-        assert all(agrees(each, call[4]) for each, call in zip(said, spy.calls))
+        for call in spy.calls:
+            value, field, now = told(made, call) if reader == "controller" else (call[2].value, call[2].field, call[4])
+            assert agrees(counted(made, reader, np.asarray(value), np.asarray(field)), now)
 
 
 def links_in_step(made: Toy, batch: Batch) -> bool:

@@ -1,5 +1,6 @@
 """The agent: any loop gives it observations and takes actions; the timeline says when the planner runs and which plan is seen."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from hierarchy.corpus.reading import (
     spoken_fields,
     words_due,
 )
+from hierarchy.episode import Episode
 from hierarchy.layout import (
     EMPTY,
     PATCH,
@@ -38,7 +40,7 @@ from hierarchy.layout import (
 )
 from hierarchy.model import stepwise
 from hierarchy.model.network import Network, Reading
-from hierarchy.timeline import NO_PLAN, Timeline, age, visible
+from hierarchy.timeline import NO_PLAN, Timeline, age, on_time, visible
 from modules.transformer import Cache
 
 Intervention = Callable[[int, jax.Array], jax.Array]
@@ -53,10 +55,25 @@ class Thinking(NamedTuple):
     no_plan: Callable[..., Any]
 
 
+class Devices(NamedTuple):
+    """Where planner and controller run."""
+
+    planner: jax.Device
+    controller: jax.Device
+
+
+class Weights(NamedTuple):
+    """Parameters where they are used. update: all of them, beside the planner. tick: those that a tick reads, beside the
+    controller; a call looks at every array that it is given, and a tick is short."""
+
+    update: hk.Params
+    tick: hk.Params
+
+
 class Acting(NamedTuple):
     """The compiled functions of one layout, batched over B episodes. Built once; every timeline and episode reuses them.
 
-    above: of the planners above the planner, the nearest first.
+    devices: None leaves everything where JAX puts it. above: of the planners above the planner, the nearest first.
     """
 
     network: Network
@@ -68,11 +85,15 @@ class Acting(NamedTuple):
     read: Callable[..., Any]
     no_plan: Callable[..., Any]
     tick: Callable[..., Any]
+    devices: Devices | None = None
     above: tuple[Thinking, ...] = ()
 
 
-def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwise.Decoding = "mean") -> Acting:
-    """Returns the acting functions of layout `name`. Caches given to them are donated.
+@functools.lru_cache(64)
+def compile_acting(
+    network: Network, schema: Schema, name: str, decoding: stepwise.Decoding = "mean", devices: Devices | None = None
+) -> Acting:
+    """Returns the acting functions of layout `name`, made once. Caches given to them are donated, and updated in place.
 
     decoding: "sample" draws an id, "argmax" takes the likeliest, "mean" takes the mean over bins of a bounded action.
     """
@@ -100,9 +121,16 @@ def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwi
     def look(params, cache, tokens, patches, now):
         return stepwise.look(network, layout, params, cache, tokens, patches, now)
 
-    def tick(params, cache, tokens, chunks, now, reading, since, seed):
-        key = jax.random.fold_in(jax.random.key(seed), now)
-        return stepwise.tick(network, schema, layout, params, cache, tokens, chunks, now, reading, since, key, decoding)
+    def tick(params, cache, packed, reading):
+        # The clock is one for all episodes: told apart from them, it keeps writing to the cache in place.
+        _, chunks, now, _, _ = stepwise.unpack_tick(packed[0], schema.controller_atoms)
+
+        def one(cache, packed, reading):
+            tokens, _, _, since, seed = stepwise.unpack_tick(packed, schema.controller_atoms)
+            key = jax.random.fold_in(jax.random.key(seed.astype(jnp.uint32)), now)
+            return stepwise.tick(network, schema, layout, params, cache, tokens, chunks, now, reading, since, key, decoding)
+
+        return jax.vmap(one)(cache, packed, reading)
 
     planner, *above = (thinking(level) for level in range(1, 2 + len(layout.above)))
     return Acting(
@@ -114,7 +142,8 @@ def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwi
         jax.jit(jax.vmap(look, in_axes=(None, 0, 0, 0, None)), donate_argnums=1),
         planner.read,
         planner.no_plan,
-        jax.jit(jax.vmap(tick, in_axes=(None, 0, 0, None, None, 0, None, 0)), donate_argnums=1),
+        jax.jit(tick, donate_argnums=1),
+        devices,
         tuple(above),
     )
 
@@ -127,12 +156,46 @@ class Standing(NamedTuple):
     updates: int
 
 
+def lay_out(acting: Acting, params: hk.Params) -> Weights:
+    """Returns the parameters where they are used."""
+    tick = {name: leaves for name, leaves in params.items() if name.startswith("controller/") and PLAN_SIDE not in name}
+    if acting.devices is None:
+        return Weights(params, tick)
+    return Weights(jax.device_put(params, acting.devices.planner), jax.device_put(tick, acting.devices.controller))
+
+
+PLAN_SIDE = "/~read_plan/"
+"""The controller's modules that run once an update, beside the planner."""
+
+
+def ahead_of_time(acting: Acting, weights: Weights, batch: int = 1) -> Acting:
+    """Returns acting functions whose tick is compiled now, for `batch` episodes; it raises TypeError for any other number."""
+    network, layout = acting.network, acting.layout
+    size, room = tokens_per_reading(layout), stepwise.controller_room(network, layout)
+    tokens = size + -(-room.words // size) * size
+    packed = np.zeros((batch, stepwise.HEADER + 2 * tokens * acting.schema.controller_atoms), np.int32)
+    cache = _repeat(stepwise.controller_cache(network, layout), batch)
+    reading = None if network.config.planner is None else _repeat(acting.no_plan(weights.update).reading, batch)
+    cache, reading = _beside_controller(acting, (cache, reading))
+    return acting._replace(tick=acting.tick.lower(weights.tick, cache, packed, reading).compile())
+
+
+def _beside_controller(acting: Acting, tree):
+    """Returns arrays where the controller runs."""
+    return tree if acting.devices is None else jax.device_put(tree, acting.devices.controller)
+
+
+def _repeat(tree, batch: int):
+    return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
+
+
 class AgentState(NamedTuple):
     """Where B parallel episodes stand. Passing it to `step` consumes it: caches are donated and the history grows in place.
 
     tick: of the next step. plans: update to its plan, from the visible one on. reader: what was last read, by reader.
     previous_action: [B, ...], executed at the last tick. decoded: the last tick's action ids and logits, for whoever looks.
     updates: how many planner updates have run. queue: actions of the last chunk that are still to be executed, in order.
+    origin: what the models call tick 0. It is the history's own; while a prompt is read (`read_prompt`), the tick after it.
     above: the planners above the planner, the nearest first.
     """
 
@@ -147,7 +210,13 @@ class AgentState(NamedTuple):
     decoded: stepwise.Action | None
     updates: int
     queue: tuple[np.ndarray, ...] = ()
+    origin: int = 0
     above: tuple[Standing, ...] = ()
+
+    @property
+    def time(self) -> np.int32:
+        """The tick as the models are told it."""
+        return np.int32(self.tick - self.origin)
 
 
 class Heard(NamedTuple):
@@ -195,7 +264,7 @@ class Agent:
         intervene_at: int = 1,
         above: Sequence[Timeline] = (),
     ):
-        self.acting, self.params, self.timeline, self.above = acting, params, timeline, tuple(above)
+        self.acting, self.weights, self.timeline, self.above = acting, lay_out(acting, params), timeline, tuple(above)
         self._tokenizer, self._intervention, self._intervene_at = tokenizer, intervention, intervene_at
         self._horizon = horizon
         self._update_at, self._visible, self._age = schedule(timeline, horizon)
@@ -217,7 +286,7 @@ class Agent:
 
     def begin(self, seeds: Sequence[int]) -> AgentState:
         """Returns the state before tick 0 of one episode a seed; seeds are for sampling actions."""
-        return begin(self.acting, self.params, seeds, self._tokenizer)
+        return begin(self.acting, self.weights.update, seeds, self._tokenizer)
 
     def step(
         self, state: AgentState, observations: Mapping[str, np.ndarray], executed: np.ndarray | None = None
@@ -240,13 +309,13 @@ class Agent:
         newest = int(self._visible[now])
         plans = {j: plan for j, plan in state.plans.items() if j >= newest or j == NO_PLAN}
         reading = plans[newest].reading if self._has_planner else None
-        return act(self.acting, self.params, state._replace(plans=plans), reading, int(self._age[now]))
+        return act(self.acting, self.weights.tick, state._replace(plans=plans), reading, int(self._age[now]))
 
     def _update(self, state: AgentState) -> AgentState:
         """Runs the update that is due; its plan waits in `plans` until the timeline makes it visible."""
         j = self._update_at[state.tick]
-        plan, state = think(self.acting, self.params, state, self._seen(state, 1))
-        return state._replace(plans=state.plans | {j: self._intervened(1, j, plan)})
+        plan, state = think(self.acting, self.weights.update, state, seen=self._seen(state, 1))
+        return state._replace(plans=state.plans | {j: _beside_controller(self.acting, self._intervened(1, j, plan))})
 
     def _update_above(self, state: AgentState) -> AgentState:
         """Runs the updates that are due above the planner, slowest first, and lets go of plans that were overtaken."""
@@ -255,7 +324,7 @@ class Agent:
             plans = state.above[level - 2].plans
             if state.tick in due:
                 j = due[state.tick]
-                plan, state = think(self.acting, self.params, state, self._seen(state, level), level)
+                plan, state = think(self.acting, self.weights.update, state, seen=self._seen(state, level), level=level)
                 plans = plans | {j: self._intervened(level, j, plan)}
             kept = {j: plan for j, plan in plans.items() if j >= newest or j == NO_PLAN}
             state = _with_above(state, level, plans=kept)
@@ -265,7 +334,7 @@ class Agent:
         if self._intervention is None or level != self._intervene_at:
             return plan
         read = self.acting.read if level == 1 else self.acting.above[level - 2].read
-        return read(self.params, self._intervention(j, plan.vectors))
+        return read(self.weights.update, self._intervention(j, plan.vectors))
 
     def _seen(self, state: AgentState, level: int) -> tuple[Reading, np.int32] | tuple[()]:
         """Returns what a planner sees of the plans of the level above: the newest visible one, and its age."""
@@ -281,24 +350,23 @@ def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pi
     network, layout, batch = acting.network, acting.layout, len(seeds)
     has_planner = network.config.planner is not None
 
-    def repeat(tree):
-        return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
-
     nothing = {
         reader: Heard(-1, {field.name: np.full(batch, -1) for field in words(fields)}, [])
         for reader, fields in readers(layout).items()
     }
     above = (
-        Standing(repeat(stepwise.planner_cache(network, layout, level)), {NO_PLAN: repeat(thinking.no_plan(params))}, 0)
-        for level, thinking in enumerate(acting.above, start=2)
+        Standing(
+            _repeat(stepwise.planner_cache(network, layout, level), batch), {NO_PLAN: _repeat(each.no_plan(params), batch)}, 0
+        )
+        for level, each in enumerate(acting.above, start=2)
     )
     return AgentState(
         tick=0,
         seeds=np.asarray(seeds, np.uint32),
         history=History(acting.schema, layout.name, batch, tokenizer),
-        planner=repeat(stepwise.planner_cache(network, layout)) if has_planner else None,
-        controller=repeat(stepwise.controller_cache(network, layout)),
-        plans={NO_PLAN: repeat(acting.no_plan(params)) if has_planner else None},
+        planner=_repeat(stepwise.planner_cache(network, layout), batch) if has_planner else None,
+        controller=_beside_controller(acting, _repeat(stepwise.controller_cache(network, layout), batch)),
+        plans={NO_PLAN: _beside_controller(acting, _repeat(acting.no_plan(params), batch)) if has_planner else None},
         heard=nothing,
         previous_action=None,
         decoded=None,
@@ -307,24 +375,93 @@ def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pi
     )
 
 
+def read_prompt(
+    acting: Acting,
+    params: hk.Params,
+    state: AgentState,
+    prompts: Sequence[Episode],
+    timeline: Timeline,
+    tokenizer: Pieces | None = None,
+) -> AgentState:
+    """Returns the state before tick 0 of agents that have read a prompt each, which then ended: Q ticks, at ticks -Q to -1.
+
+    What they keep of it is in their caches alone. Its actions are those that were executed in it.
+
+    acting: of the prompts' layout. prompts: one an episode, all of Q ticks (`hierarchy.corpus.prompts.excerpt`). timeline: the
+    episodes' own; the prompts are read under it from its tick 0 on, every plan on time.
+
+    Raises:
+        ValueError: the state is past its tick 0, the prompts differ in number or length, or their layout has other caches.
+    """
+    ticks, layout = prompts[0].ticks, acting.layout
+    if layout.above:
+        raise ValueError(f"layout {layout.name!r} has planners above the planner: prompts are read by one planner at most")
+    if state.tick or len(prompts) != len(state.seeds) or any(prompt.ticks != ticks for prompt in prompts):
+        raise ValueError(
+            f"{len(prompts)} prompts of {sorted({prompt.ticks for prompt in prompts})} ticks at tick {state.tick} of "
+            f"{len(state.seeds)} episodes: give one an episode, all of one length, before tick 0"
+        )
+    reader = begin(acting, params, state.seeds, tokenizer)
+    own, theirs = (jax.tree.map(np.shape, (each.planner, each.controller)) for each in (state, reader))
+    if own != theirs:
+        raise ValueError(
+            f"a prompt of layout {layout.name!r} before an episode of {state.history.layout.name!r}: their caches differ in size"
+        )
+    reader = reader._replace(planner=state.planner, controller=state.controller, origin=ticks)
+    timeline, planner = on_time(timeline, ticks), state.planner is not None
+    reading, ages = reader.plans[NO_PLAN].reading if planner else None, age(timeline, np.arange(ticks))
+    for tick in range(ticks):
+        executed = np.stack([prompt.action[tick - 1] for prompt in prompts]) if tick else None
+        reader.history.append(_shown(prompts, tick), executed)
+        if planner and tick in timeline.observed:
+            plan, reader = think(acting, params, reader)
+            reading = plan.reading
+        if layout.chunk == 1 or tick in timeline.observed:
+            _, reader = act(acting, params, reader, reading, int(ages[tick]))
+        else:
+            reader = reader._replace(tick=tick + 1)
+    words_ = {name: [(tick - ticks, many) for tick, many in heard.words] for name, heard in reader.heard.items()}
+    heard = {name: fresh._replace(words=words_[name]) for name, fresh in state.heard.items()}
+    return state._replace(planner=reader.planner, controller=reader.controller, heard=heard)
+
+
+def _shown(episodes: Sequence[Episode], tick: int) -> dict[str, np.ndarray]:
+    """What recorded episodes show at a tick, stacked; words that have not been said yet are empty."""
+    names = episodes[0].observation
+    shown = {name: np.stack([episode.observation[name][tick] for episode in episodes]) for name in names}
+    for name in episodes[0].text:
+        said = [[words_ for since, words_ in episode.text[name] if since <= tick] for episode in episodes]
+        shown[name] = np.array([wordings[-1] if wordings else "" for wordings in said], object)
+    return shown
+
+
 def think(
-    acting: Acting, params: hk.Params, state: AgentState, seen: tuple[Reading, np.int32] | tuple[()] = (), level: int = 1
+    acting: Acting,
+    params: hk.Params,
+    state: AgentState,
+    among: np.ndarray | None = None,
+    seen: tuple[Reading, np.int32] | tuple[()] = (),
+    level: int = 1,
 ) -> tuple[stepwise.Plan, AgentState]:
     """Returns the plan of an update that observes the state's tick, and the state whose planner has read it.
 
+    among: bool [B], the episodes that have the update, None for all; the planners of the others read nothing, and what is
+    returned as their plans means nothing. For layouts whose planner reads numbers of single ticks alone.
     level: 1 for the planner, 2 for the one that plans for it. seen: the visible plan of the level above that, entries [B, ...],
     and its age; () where there is none.
     """
-    reader, now = planner_name(level), np.int32(state.tick)
+    reader = planner_name(level)
     if level > 1:
         standing, update = state.above[level - 2], acting.above[level - 2].update
         tokens, chunks, heard = _tokens(state, reader, acting, np.zeros(len(state.seeds), np.int32))
-        cache, plan = update(params, standing.cache, tokens, chunks, now, *seen)
+        cache, plan = update(params, standing.cache, tokens, chunks, state.time, *seen)
         state = _with_above(state, level, cache=cache, updates=standing.updates + 1)
         return plan, state._replace(heard=state.heard | {reader: heard})
     cache, looked = _look(acting, params, state, reader, _follow(acting, params, state))
     tokens, chunks, heard = _tokens(state, reader, acting, looked)
-    cache, plan = acting.update(params, cache, tokens, chunks, now, *seen)
+    if among is not None:
+        tokens = tokens._replace(count=np.where(among, tokens.count, 0).astype(np.int32))
+    cache, plan = acting.update(params, cache, tokens, chunks, state.time, *seen)
     return plan, state._replace(planner=cache, heard=state.heard | {reader: heard}, updates=state.updates + 1)
 
 
@@ -336,15 +473,16 @@ def _with_above(state: AgentState, level: int, **changed: Any) -> AgentState:
 
 
 def act(
-    acting: Acting, params: hk.Params, state: AgentState, reading: Reading | None, since: int
+    acting: Acting, params: hk.Params, state: AgentState, reading: Reading | None, since: int | np.ndarray
 ) -> tuple[np.ndarray, AgentState]:
     """Returns the actions [B, A] of the state's tick, and the state after it.
 
-    reading: of the visible plan, entries [B, ...]. since: its age in ticks; -1 where there is none.
+    params: those that a tick reads (`Weights.tick`), or more. reading: of the visible plan, entries [B, ...]. since: its age in
+        ticks, one for all or int [B]; -1 where there is none.
     """
     cache, seen = _look(acting, params, state, "controller", state.controller)
     tokens, chunks, heard = _tokens(state, "controller", acting, seen)
-    controller, decoded = acting.tick(params, cache, tokens, chunks, np.int32(state.tick), reading, np.int32(since), state.seeds)
+    controller, decoded = acting.tick(params, cache, stepwise.pack_tick(tokens, chunks, state.time, since, state.seeds), reading)
     action, *queue = as_actions(acting.layout, decoded)
     heard = state.heard | {"controller": heard}
     return action, state._replace(
@@ -368,7 +506,7 @@ def _follow(acting: Acting, params: hk.Params, state: AgentState) -> Cache:
         value, field = np.full((2, batch, FOLLOWED, tokens, acting.schema.planner_atoms), EMPTY, np.int32)
         value[:, : stop - first], field[:, : stop - first] = between_tokens(state.history, np.arange(first, stop))
         read = stepwise.Tokens(value, field, np.full(batch, tokens, np.int32), np.zeros(batch, np.int32))
-        cache = acting.follow(params, cache, read, np.int32(first), np.int32(stop - first))
+        cache = acting.follow(params, cache, read, np.int32(first - state.origin), np.int32(stop - first))
     return cache
 
 
@@ -389,7 +527,7 @@ def _look(acting: Acting, params: hk.Params, state: AgentState, reader: str, cac
             value[:, :, 0], named[:, :, 0] = PATCH, first
             places = [np.tile(place, (len(seen), 1)) for place in intervals(field.codec, None)]
             tokens = stepwise.Tokens(value, named, due, seen.copy())
-            cache = acting.look(params, cache, tokens, Patches(pixels, *places, due), np.int32(state.tick))
+            cache = acting.look(params, cache, tokens, Patches(pixels, *places, due), state.time)
             seen += due
     return cache, seen
 

@@ -4,10 +4,11 @@ observations    a row a tick, by the controller: what it saw, and the action tha
 plans           the newest, by the planner: as the controller's layers read it, with the tick that it observed
 accepted        by the controller: the newest plan that it took, whose it was and which ticks had been read for it
 orders          by the controller: which episode runs, whose plan was refused, when to stop
-beat            by the planner: a sign of life
+beat            by the planner: a sign of life, and which process gives it
 log             by the watcher: what became of the planner
 """
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -28,7 +29,8 @@ class Arrived(NamedTuple):
     """One plan as found by the controller.
 
     episode, generation: for which it was made, and by which start of the planner. tick: that it observed. began, ended: of the
-    update, ns. read: bool [horizon], every tick that the planner had read for it, its own with them. reading: float32 [N].
+    update, ns. held_back: ns of that on purpose. read: bool [horizon], every tick that the planner had read for it, its own with
+    them. reading: float32 [N].
     """
 
     episode: int
@@ -36,6 +38,7 @@ class Arrived(NamedTuple):
     tick: int
     began: int
     ended: int
+    held_back: int
     read: np.ndarray
     reading: np.ndarray
 
@@ -75,13 +78,13 @@ class Link:
         self.names = [name for name in observation_spec if name in wanted]
         self._seen = np.dtype(fields_of({name: observation_spec[name] for name in self.names}))
         row = [("episode", np.int64), ("action", action_spec.dtype, action_spec.shape), ("seen", self._seen)]
-        plan = [(name, np.int64) for name in ("episode", "generation", "tick", "began", "ended")]
+        plan = [(name, np.int64) for name in ("episode", "generation", "tick", "began", "ended", "held_back")]
         plan += [("reading", np.float32, (reading_size,)), ("read", bool, (horizon,))]
         self.observations = Records(np.dtype(row), horizon)
         self.plans = Records(np.dtype(plan))
         self.accepted = Records(np.dtype([("episode", np.int64), ("generation", np.int64), ("read", bool, (horizon,))]))
         self.orders = Records(np.dtype([("episode", np.int64), ("stop", bool), ("refused", np.int64)]))
-        self.beat = Records(np.dtype([("generation", np.int64), ("at", np.int64)]))
+        self.beat = Records(np.dtype([("generation", np.int64), ("at", np.int64), ("process", np.int64)]))
         self.log = Records(np.dtype([("at", np.int64), ("kind", "S16"), ("detail", "S240")]), LOG_ROWS)
         # So that a record which cannot be read is one that is being written, and not one that never was.
         self.accepted.write(record_of(self.accepted.dtype, {"episode": WARM_UP, "generation": NOBODY}))
@@ -143,13 +146,19 @@ class Link:
 
     def live(self, generation: int) -> None:
         """Gives a sign of life."""
-        self.beat.write(record_of(self.beat.dtype, {"generation": generation, "at": time.monotonic_ns()}))
+        living = {"generation": generation, "at": time.monotonic_ns(), "process": os.getpid()}
+        self.beat.write(record_of(self.beat.dtype, living))
 
     def lived(self, generation: int) -> int | None:
         """Returns when this start of the planner last gave a sign of life, ns; None if it never did, or is
         giving one just now."""
         found = self.beat.read()
         return int(found[1]["at"]) if found is not None and found[1]["generation"] == generation else None
+
+    def living(self) -> tuple[int, int] | None:
+        """Returns (generation, process) of the newest sign of life; None before the first, and while one is being written."""
+        found = self.beat.read()
+        return None if found is None else (int(found[1]["generation"]), int(found[1]["process"]))
 
     def note(self, row: int, kind: str, detail: str) -> None:
         """Logs an event; those beyond the log's rows are lost."""

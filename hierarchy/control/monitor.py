@@ -1,19 +1,26 @@
 """What happened when: the times of every tick, in memory that the watcher reads during the run, and what they add up to."""
 
+import contextlib
 import json
 import multiprocessing
-from collections.abc import Sequence
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from hierarchy.timeline import NO_PLAN
 
 MOMENTS = ("deadline", "woken", "observed", "planned", "computed", "acted")
 """Of one tick, ns: it was due; it began; its observation was taken in; a plan was looked for; the action was there; the world had
 moved, and shown what followed (so "act" is the world's own time, its waiting for its clock with it)."""
 PHASES = {"observe": ("woken", "observed"), "read plan": ("observed", "planned"), "compute": ("planned", "computed")}
 PHASES |= {"act": ("computed", "acted")}
-ROW = np.dtype([(name, np.int64) for name in (*MOMENTS, "stamped")] + [(name, np.int32) for name in ("episode", "tick", "plan")])
-RECENT = 256
+TICKS = ("episode", "tick", "plan", "newest")
+ROW = np.dtype([(name, np.int64) for name in (*MOMENTS, "stamped")] + [(name, np.int32) for name in TICKS])
+RECENT, LINE_S = 256, 1.0
 
 
 class Incident(NamedTuple):
@@ -29,7 +36,8 @@ class Monitor:
     """The times of a run's ticks, one row a tick in the order of running; a row is there once its `acted` is not 0.
 
     rows: ticks of all episodes together. period_s: of a tick, 0 where there are no deadlines. A row's `stamped` is when its
-    observation was made (ns), `plan` the tick that the plan acted on observed (-1: none).
+    observation was made (ns), `plan` the tick that the plan acted on observed (-1: none), `newest` the same of the newest plan
+    that was there, acted on or not.
     """
 
     def __init__(self, rows: int, period_s: float):
@@ -72,6 +80,45 @@ class Monitor:
         )
 
 
+class Line:
+    """A monitor's line in the terminal, renewed once a second at most; nothing without a terminal."""
+
+    def __init__(self, monitor: Monitor):
+        self._monitor, self._shown = monitor, time.monotonic()
+
+    def renew(self) -> None:
+        """Shows how the run goes, if it is time to."""
+        if not sys.stderr.isatty() or time.monotonic() - self._shown < LINE_S:
+            return
+        self._shown = time.monotonic()
+        # A terminal that has gone away is no reason to end anything.
+        with contextlib.suppress(OSError):
+            print("\r" + self._monitor.line(), end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def shown(monitor: Monitor) -> Iterator[None]:
+    """Shows the monitor's line while it is entered, from a process of its own: for a run that has no watcher to do it."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    process = multiprocessing.get_context("spawn").Process(target=_show, args=(monitor,), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _show(monitor: Monitor) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    line, controller = Line(monitor), multiprocessing.parent_process()
+    while controller.is_alive():
+        line.renew()
+        time.sleep(LINE_S / 4)
+
+
 def misses(rows: np.ndarray, period_s: float) -> np.ndarray:
     """Returns bool [N]: whether the action was not there before the next tick was due; never, without deadlines."""
     return late_ns(rows, period_s) > 0
@@ -86,20 +133,21 @@ def late_ns(rows: np.ndarray, period_s: float) -> np.ndarray:
 
 def ages(rows: np.ndarray) -> np.ndarray:
     """Returns int [N]: ticks since the observation of the plan acted on, -1 for none."""
-    return np.where(rows["plan"] < 0, -1, rows["tick"] - rows["plan"])
+    return np.where(rows["plan"] < 0, NO_PLAN, rows["tick"] - rows["plan"])
 
 
 def summary(rows: np.ndarray, period_s: float, pauses: Sequence[tuple[int, int]] = ()) -> dict[str, Any]:
     """Returns the figures of a run, at least two ticks: three rates and the observation's age; tick times; misses; plan age.
 
-    fast_hz: closed loop, ticks over wall time within episodes. slow_hz: plans that were taken, over the same time.
+    fast_hz: closed loop, ticks over wall time within episodes. slow_hz: plans that were taken, acted on or not, over the same
+    time.
     observation_to_action_ms: from the making of the observation. deadline_to_action_ms: None without deadlines. pauses: of the
     garbage collector, ns.
     """
     same = rows["episode"][1:] == rows["episode"][:-1]
     gaps = np.diff(rows["woken"])[same] / 1e9
     wall_s = float(gaps.sum())
-    fresh = np.diff(rows["plan"], prepend=-1) > 0
+    fresh = np.diff(rows["newest"], prepend=NO_PLAN) > 0
     old, late = ages(rows), late_ns(rows, period_s)
     missed = late > 0
     return {

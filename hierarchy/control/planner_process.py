@@ -1,4 +1,5 @@
-"""The planner beside the controller: in a process of its own under a watcher, or in a thread where processes cannot be had.
+"""The planner beside the controller: in a process of its own under a watcher, or in a thread where processes cannot be had. Or in
+the controller's own loop, which then waits for it: `PlannerWithin`, to compare with.
 
     controller's process          watcher                                planner's process
     writes what it sees     |     starts the planner; again when it   |  reads what comes, thinks every `ratio` ticks
@@ -9,11 +10,9 @@ then goes on: its cache is what it would have been had it thought at those ticks
 nothing else. The controller refuses a plan that rests on any other history.
 """
 
-import contextlib
 import dataclasses
 import multiprocessing
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,29 +23,48 @@ import numpy as np
 
 from hierarchy.control.agent import Acting, AgentState, begin, think
 from hierarchy.control.link import WARM_UP, Arrived, Event, Link, Orders
-from hierarchy.control.monitor import Monitor
+from hierarchy.control.monitor import Line, Monitor
 from hierarchy.control.priority import lower_priority, pin
 from hierarchy.control.real_time import packed
 from hierarchy.corpus.reading import Pieces
 
 Parts = tuple[Acting, hk.Params, Pieces | None]
 """What acts: compiled functions, weights, tokenizer."""
-POLL_S, WATCH_S, LINE_S = 0.0005, 0.02, 1.0
+POLL_S, WATCH_S = 0.0005, 0.02
 FAILURES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
     """ratio: ticks from one observation to the next at least; 1 for as often as it can. least_s: seconds that an update takes at
-    least, in place of a larger planner or one far away. yielding: gives way to all other programs once it is warm."""
+    least, in place of a larger planner or one far away. yielding: gives way to all other programs once it is warm.
+
+    duty: share of the time that it computes, to measure what that does to the controller: between its updates it makes others
+    that nobody gets, and rests for the remainder; 0 for a planner that does nothing, None for one that computes when it has to.
+    late_share, late_s: so large a share of plans, drawn at random, is held back by up to so many seconds.
+    """
 
     ratio: int = 8
     least_s: float = 0.0
     yielding: bool = False
+    duty: float | None = None
+    late_share: float = 0.0
+    late_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.ratio < 1 or self.least_s < 0:
             raise ValueError(f"ratio {self.ratio} is at least 1, and least_s {self.least_s} at least 0")
+        if self.duty is not None and not 0 <= self.duty <= 1:
+            raise ValueError(f"a duty of {self.duty:g}: it is a share of the time, from 0 to 1")
+        if not 0 <= self.late_share <= 1 or self.late_s < 0 or (self.late_share > 0) != (self.late_s > 0):
+            raise ValueError(
+                f"a share of {self.late_share:g} of plans held back by up to {self.late_s:g} s: a share from 0 to 1, and seconds "
+                "where it is not 0"
+            )
+
+    def due(self, newest: int, last: int) -> bool:
+        """Returns whether there is to be an update of the newest tick, after one of tick `last` (below 0: none yet)."""
+        return newest > last and (last < 0 or newest - last >= self.ratio)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,23 +83,38 @@ def serve(make: Callable[[], Parts], link: Link, pace: Pace, generation: int, al
     if pace.yielding:
         lower_priority()
     link.live(generation)
-    thinker = Thinker(acting, params, tokenizer, link, generation)
+    thinker, late = Thinker(acting, params, tokenizer, link, generation), np.random.default_rng(generation)
     while alive():
         link.live(generation)
         orders = link.ordered()
         if orders.stop:
             return
+        if pace.duty == 0:
+            time.sleep(WATCH_S)
+            continue
         if orders.episode != thinker.episode:
             thinker.begin(orders.episode)
-        newest = thinker.absorb()
-        if newest > thinker.last and (thinker.last < 0 or newest - thinker.last >= pace.ratio):
-            plan = thinker.plan(pace.least_s)
+        newest, began = thinker.absorb(), time.monotonic()
+        if pace.due(newest, thinker.last):
+            plan = thinker.plan(pace.least_s, late.uniform(0, pace.late_s) if late.random() < pace.late_share else 0.0)
             # One that was given up on while it thought leaves nothing behind.
             if alive():
                 link.publish(plan)
+        elif pace.duty:
+            thinker.rehearse()
         else:
             thinker.prepare()
             time.sleep(POLL_S)
+        if pace.duty:
+            rest(link, generation, (time.monotonic() - began) * (1 / pace.duty - 1))
+
+
+def rest(link: Link, generation: int, seconds: float) -> None:
+    """Does nothing for so long, and gives signs of life."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        link.live(generation)
+        time.sleep(min(left, WATCH_S))
 
 
 class Thinker:
@@ -91,6 +124,7 @@ class Thinker:
         self._acting, self._params, self._tokenizer = acting, params, tokenizer
         self._link, self._generation = link, generation
         self._fresh: AgentState | None = None
+        self._spare: AgentState | None = None
         self._start(WARM_UP, np.zeros(link.horizon, bool))
 
     def prepare(self) -> None:
@@ -122,15 +156,25 @@ class Thinker:
                 self._link.live(self._generation)
         return history.ticks - 1
 
-    def plan(self, least_s: float = 0.0) -> Arrived:
-        """Returns the plan of the newest tick, as it is to be published."""
+    def plan(self, least_s: float = 0.0, late_s: float = 0.0) -> Arrived:
+        """Returns the plan of the newest tick, as it is to be published: after so long at least, and late by so much."""
         began = time.monotonic_ns()
         reading = self._think()
-        while (left := least_s - (time.monotonic_ns() - began) / 1e9) > 0:
-            self._link.live(self._generation)
-            time.sleep(min(left, WATCH_S))
-        ended = time.monotonic_ns()
-        return Arrived(self.episode, self._generation, self.last, began, ended, self._read.copy(), reading)
+        rest(self._link, self._generation, least_s - (time.monotonic_ns() - began) / 1e9 + late_s)
+        ended, held_back = time.monotonic_ns(), round(late_s * 1e9)
+        return Arrived(self.episode, self._generation, self.last, began, ended, held_back, self._read.copy(), reading)
+
+    def rehearse(self) -> None:
+        """Computes what an update computes, on the first observation over and over: the plan is nobody's."""
+        row = self._link.seen(0)
+        if row is None:
+            return
+        if self._spare is None or self._spare.history.ticks == self._link.horizon:
+            self._spare = begin(self._acting, self._params, [0], self._tokenizer)
+        history = self._spare.history
+        history.append(row[0], row[1] if history.ticks else None)
+        plan, self._spare = think(self._acting, self._params, self._spare._replace(tick=history.ticks - 1))
+        packed(plan.reading)
 
     def _think(self) -> np.ndarray:
         plan, self._state = think(self._acting, self._params, self._state)
@@ -168,7 +212,7 @@ class _Watch:
         self._noted, self._generation, self._failures = 0, 0, 0
 
     def run(self, alive: Callable[[], bool]) -> None:
-        planner, ready, shown = None, False, time.monotonic()
+        planner, ready, line = None, False, None if self._monitor is None else Line(self._monitor)
         while alive() and not (orders := self._link.ordered()).stop:
             if planner is None and self._failures < FAILURES:
                 began, lived, ready = time.monotonic_ns(), None, False
@@ -187,11 +231,8 @@ class _Watch:
                     planner = None
                     self._failed(*wrong)
             time.sleep(WATCH_S)
-            if self._monitor is not None and sys.stderr.isatty() and time.monotonic() - shown > LINE_S:
-                shown = time.monotonic()
-                # A terminal that has gone away is no reason to leave the planner alone.
-                with contextlib.suppress(OSError):
-                    print("\r" + self._monitor.line(), end="", file=sys.stderr, flush=True)
+            if line is not None:
+                line.renew()
         if planner is not None:
             planner.end()
 
@@ -284,6 +325,29 @@ def _watch_process(
     pin(where)
     controller = multiprocessing.parent_process()
     _Watch(link, patience, lambda generation: _Running(make, link, pace, generation), monitor).run(controller.is_alive)
+
+
+class PlannerWithin:
+    """A planner in the controller's own loop, whose ticks wait for it. It is begun before an episode's tick 0."""
+
+    def __init__(self, make: Callable[[], Parts], link: Link, pace: Pace):
+        self._acting, self._params, self._tokenizer = make()
+        self._link, self._pace = link, pace
+        self._thinker: Thinker | None = None
+
+    def warm_up(self) -> None:
+        """Compiles, on the observation that is there."""
+        _warm_up(self._acting, self._params, self._tokenizer, self._link, lambda: True)
+        self._thinker = Thinker(self._acting, self._params, self._tokenizer, self._link, 0)
+
+    def begin(self, episode: int) -> None:
+        """Starts on an episode."""
+        self._thinker.begin(episode)
+
+    def plan(self) -> None:
+        """Publishes the plan of the newest tick, if an update is due."""
+        if self._pace.due(self._thinker.absorb(), self._thinker.last):
+            self._link.publish(self._thinker.plan(self._pace.least_s))
 
 
 class PlannerBeside:

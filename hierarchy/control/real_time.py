@@ -7,7 +7,7 @@ What was acted on is kept, so that the run can be replayed: `timeline_of` is its
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import haiku as hk
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from dm_env import specs
 from jax.flatten_util import ravel_pytree
 
-from hierarchy.control.agent import Acting, AgentState, act, begin
+from hierarchy.control.agent import Acting, AgentState, act, ahead_of_time, begin, lay_out
 from hierarchy.control.clock import Clock
 from hierarchy.control.link import NOBODY, WARM_UP, Arrived, Link, Orders, Refusal
 from hierarchy.control.monitor import Monitor
@@ -44,6 +44,16 @@ class Late:
             raise ValueError(f"max_age {self.max_age} with {self.then!r}: hold has none, no_plan and stop at least 1 tick")
 
 
+class Update(NamedTuple):
+    """One plan that was taken. observed, taken: ticks. began, ended: of the update, ns. held_back: ns of that on purpose."""
+
+    observed: int
+    taken: int
+    began: int
+    ended: int
+    held_back: int
+
+
 class Held(NamedTuple):
     """A plan that the controller took. tick: that it observed. read: bool [horizon], what its planner had read. reading: as the
     controller's layers read it, entries [1, ...]."""
@@ -64,14 +74,13 @@ class RunningState(NamedTuple):
 class Flight:
     """What one episode acted on, tick by tick, beside its observations and executed actions.
 
-    taken: (tick, bool [horizon]) of every plan taken: when, and what its planner had read. updates: (tick observed, began,
-    ended), ns, of the same. decoded: [A] each, the controller's own actions, which differ from those executed where it was
-    stopped. logits: [A, classes] each. without: ticks at which a plan was there and not used. stopped: ticks at which the safe
-    action was executed.
+    taken: (tick, bool [horizon]) of every plan taken: when, and what its planner had read. updates: of the same. decoded: [A]
+    each, the controller's own actions, which differ from those executed where it was stopped. logits: [A, classes] each. without:
+    ticks at which a plan was there and not used. stopped: ticks at which the safe action was executed.
     """
 
     taken: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
-    updates: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    updates: list[Update] = dataclasses.field(default_factory=list)
     decoded: list[np.ndarray] = dataclasses.field(default_factory=list)
     logits: list[np.ndarray] = dataclasses.field(default_factory=list)
     without: list[int] = dataclasses.field(default_factory=list)
@@ -86,6 +95,16 @@ def timeline_of(taken: Sequence[tuple[int, np.ndarray]]) -> Timeline:
     return recorded(observed, ready)
 
 
+class Within(Protocol):
+    """A planner that is called in the controller's own loop."""
+
+    def begin(self, episode: int) -> None:
+        """Starts on an episode, before its tick 0."""
+
+    def plan(self) -> None:
+        """Publishes a plan of the newest tick, if one is due."""
+
+
 class RealTimeAgent:
     """A policy of one episode at a time: `begin([seed])`, then `step(state, observations)`, which waits for its tick.
 
@@ -93,6 +112,7 @@ class RealTimeAgent:
     stopped, in the action spec. horizon: ticks of the longest episode. monitor: room for all episodes' ticks.
     wait_for_first: tick 0 waits for its plan, and the clock starts then. stamp: returns when the newest observation was made
     (ns), where the world knows. due: returns when a tick on it is due (ns), where the world has a clock of its own.
+    within: the planner, where it is called in this loop and waited for: after every observation, before a plan is looked for.
     """
 
     def __init__(
@@ -111,6 +131,7 @@ class RealTimeAgent:
         wait_for_first: bool = False,
         stamp: Callable[[], int] | None = None,
         due: Callable[[], int] | None = None,
+        within: Within | None = None,
     ):
         if acting.layout.chunk > 1 or acting.layout.late:
             raise ValueError(
@@ -124,10 +145,12 @@ class RealTimeAgent:
         if has_planner != (link is not None):
             raise ValueError("a model with a planner needs a link to it, and a model without one has none")
         self.clock, self.monitor, self.flights = clock, monitor, []
-        self._acting, self._params, self._spec, self._link, self._late = acting, params, action_spec, link, late
+        self._acting, self._weights = acting, lay_out(acting, params)
+        self._spec, self._link, self._late = action_spec, link, late
         self._horizon, self._tokenizer = horizon, tokenizer
-        self._stamp, self._due = stamp, due
+        self._stamp, self._due, self._within = stamp, due, within
         self._wait = wait_for_first and has_planner
+        self.plans_taken = 0
         self._safe = np.asarray(safe, action_spec.dtype)
         self._row, self._sequence, self._refused, self._generation = -1, 0, NOBODY, NOBODY
         self._no_plan = self._unpacked = None
@@ -139,11 +162,12 @@ class RealTimeAgent:
         """Compiles: ticks on this observation, with a plan and without; nothing stays. The planner warms up on it too."""
         if self._link is not None:
             self._link.show(WARM_UP, 0, observations, self._safe)
-        state = begin(self._acting, self._params, [0], self._tokenizer)
+        self._acting = ahead_of_time(self._acting, self._weights)
+        state = begin(self._acting, self._weights.update, [0], self._tokenizer)
         plan = None if self._link is None else self._unpacked(packed(self._no_plan))
         for tick, reading in enumerate((self._no_plan, plan, self._no_plan)):
             state.history.append(observations, self._safe[None] if tick else None)
-            _, state = act(self._acting, self._params, state, reading, tick - 1)
+            _, state = act(self._acting, self._weights.tick, state, reading, tick - 1)
             np.asarray(state.decoded.logits)
 
     def begin(self, seeds: Sequence[int]) -> RunningState:
@@ -153,7 +177,9 @@ class RealTimeAgent:
         self.flights.append(Flight())
         if self._link is not None:
             self._link.order(Orders(len(self.flights), False, self._refused))
-        return RunningState(begin(self._acting, self._params, seeds, self._tokenizer), None)
+        if self._within is not None:
+            self._within.begin(len(self.flights))
+        return RunningState(begin(self._acting, self._weights.update, seeds, self._tokenizer), None)
 
     def step(self, state: RunningState, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, RunningState]:
         """Returns the action [1, A] (discrete: int [1]) to execute at this tick, once it is time, and the state after it."""
@@ -168,11 +194,13 @@ class RealTimeAgent:
             self.clock.start()
         woken, plan = self.clock.wait(now), state.plan
         self._observe(state.agent, observations)
+        observed = time.monotonic_ns()
+        if self._within is not None:
+            self._within.plan()
         if now == 0 and self._wait:
             plan = self._first()
             self.clock.start()
-            woken = self.clock.deadline(0)
-        observed = time.monotonic_ns()
+            woken = observed = self.clock.deadline(0)
         plan = self._newest(plan, now)
         planned = time.monotonic_ns()
         stale = self._stale(plan, now)
@@ -186,12 +214,18 @@ class RealTimeAgent:
         stamped = woken if self._stamp is None else self._stamp()
         moments = (self.clock.deadline(now), woken, observed, planned, computed, 0, stamped)
         self._row += 1
-        self.monitor.rows[self._row] = (*moments, len(self.flights), now, NO_PLAN if used is None else used.tick)
+        ticks = (now, *(NO_PLAN if each is None else each.tick for each in (used, plan)))
+        self.monitor.rows[self._row] = (*moments, len(self.flights), *ticks)
         return action, RunningState(agent._replace(previous_action=action), plan)
 
     def finish(self) -> None:
         """Notes that the last action has been executed; call it when an episode has ended."""
         self._close(time.monotonic_ns())
+
+    @property
+    def row(self) -> int:
+        """The monitor's row of the newest tick."""
+        return self._row
 
     @property
     def _flight(self) -> Flight:
@@ -208,7 +242,7 @@ class RealTimeAgent:
 
     def _act(self, agent: AgentState, used: Held | None) -> tuple[np.ndarray, AgentState]:
         reading, since = (self._no_plan, -1) if used is None else (used.reading, agent.tick - used.tick)
-        action, agent = act(self._acting, self._params, agent, reading, since)
+        action, agent = act(self._acting, self._weights.tick, agent, reading, since)
         return action.astype(self._spec.dtype), agent
 
     def _keep(self, now: int, plan: Held | None, used: Held | None, agent: AgentState, action: np.ndarray) -> None:
@@ -238,7 +272,8 @@ class RealTimeAgent:
             return plan
         self._link.accept(arrived)
         self._flight.taken.append((now, arrived.read))
-        self._flight.updates.append((arrived.tick, arrived.began, arrived.ended))
+        self._flight.updates.append(Update(arrived.tick, now, arrived.began, arrived.ended, arrived.held_back))
+        self.plans_taken += 1
         return Held(arrived.tick, arrived.read, self._unpacked(arrived.reading))
 
     def _first(self) -> Held:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from hierarchy.batch import Above, Batch, Patches, Stream, Targets
+from hierarchy.corpus.prompts import is_prompted, lay_before
 from hierarchy.corpus.segment import HEADS, Encoded, NoLoss, Segment, cut, draw_window, trim
 from hierarchy.layout import EMPTY, Piece, Schema, images, planner_name
-from hierarchy.timeline import draw
+from hierarchy.timeline import Timeline, draw, draw_irregular
 
 # A batch is full once this many segments have found no row. The segments left out are the larger ones, so few may be.
 MISSES = 8
@@ -46,6 +47,8 @@ class Packing:
     planner_reread, controller_reread: words are read again after this long; half of the reader's window or less.
     draw_places: patches' rows and columns are drawn within their intervals, as in training; else they are the mean.
     ratios, latencies: one of each is drawn for a segment, and a phase. wait_for_first: share that waits for its first plan.
+    recorded_timelines: share of the segments of episodes that tell their timeline (`PLAN_READY`) which are cut under it; an
+    observation may depend on when plans came. irregular: share of the others whose gaps are drawn one by one.
     above: of the planners above the planner, the nearest first.
     """
 
@@ -66,6 +69,8 @@ class Packing:
     ratios: tuple[int, ...] = (1, 4, 16, 32)
     latencies: tuple[int, ...] = tuple(range(9))
     wait_for_first: float = 0.0
+    recorded_timelines: float = 0.0
+    irregular: float = 0.0
     above: tuple[AbovePacking, ...] = ()
 
     def __post_init__(self) -> None:
@@ -74,15 +79,18 @@ class Packing:
                 raise ValueError(f"packing: {name} is {getattr(self, name)}, and is at least 1")
         if self.segment_ticks is not None and self.segment_ticks < 1:
             raise ValueError(f"packing: segment_ticks is {self.segment_ticks}: at least 1, or None for whole episodes")
-        if min(self.lead_in, self.planner_lead_in) < 0 or not 0 <= self.wait_for_first <= 1:
-            raise ValueError("packing: lead-ins are at least 0 ticks, and wait_for_first is a share")
+        if min(self.lead_in, self.planner_lead_in) < 0:
+            raise ValueError("packing: lead-ins are at least 0 ticks")
+        for name in ("wait_for_first", "recorded_timelines", "irregular"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"packing: {name} is {getattr(self, name)}, and is a share, 0 to 1")
 
 
 def pack(
     rng: np.random.Generator, next_episode: Callable[[np.random.Generator], Encoded], schema: Schema, packing: Packing
 ) -> tuple[Batch, dict[str, float]]:
-    """Returns a batch and its figures: `episodes`, `loss_ticks`, and shares of padding `controller_padding`, `planner_padding`,
-    and so on for the planners above.
+    """Returns a batch and its figures: `episodes`, `loss_ticks`, the share of segments that are `prompted`, and shares of padding
+    `controller_padding`, `planner_padding`, and so on for the planners above.
 
     next_episode: returns the next episode to cut a segment from. The batch is a function of `rng` and of what it returns.
 
@@ -118,11 +126,28 @@ def pack(
 
 
 def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Segment:
-    """Returns a segment of the episode under drawn timelines, one a link, its window drawn too. Chunks come one after another."""
-    wait, chunk = bool(rng.random() < packing.wait_for_first), encoded.history.layout.chunk
-    timeline = draw(rng, encoded.ticks, packing.ratios if chunk == 1 else (chunk,), packing.latencies, wait_for_first=wait)
+    """Returns a segment of the episode under drawn timelines, one a link, its window drawn too, after its prompt where a row has
+    room for both. Chunks come one after another."""
+    timeline = draw_timeline_of(rng, encoded, packing)
     above = [draw(rng, encoded.ticks, link.ratios, link.latencies) for link in packing.above]
-    return cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing, above)
+    segment = cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing, above)
+    if encoded.prompt is None:
+        return segment
+    if above:
+        raise ValueError("prompts are read by one planner at most: leave them out where there are planners above it")
+    offers = (lay_before(rng, encoded.prompt, offer, timeline, packing) for offer in (segment, trim(segment)))
+    return next((offer for offer in offers if (_need(offer) <= _budgets(packing)).all()), segment)
+
+
+def draw_timeline_of(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Timeline:
+    """Returns the timeline of a segment: the one under which the episode was recorded, an irregular one, or a periodic one."""
+    wait, chunk = bool(rng.random() < packing.wait_for_first), encoded.history.layout.chunk
+    # A share of 0 draws nothing, so that it leaves the batches of a mixture that has no use for it as they were.
+    if packing.recorded_timelines and encoded.timeline is not None and rng.random() < packing.recorded_timelines:
+        return encoded.timeline
+    one_by_one = packing.irregular and chunk == 1 and rng.random() < packing.irregular
+    ratios = packing.ratios if chunk == 1 else (chunk,)
+    return (draw_irregular if one_by_one else draw)(rng, encoded.ticks, ratios, packing.latencies, wait_for_first=wait)
 
 
 def fill(rows: list[list[Segment]], schema: Schema, packing: Packing) -> Batch:
@@ -215,6 +240,8 @@ def _heads(schema: Schema, packing: Packing) -> dict[str, int]:
         "text": packing.text_targets if "text" in used else 0,
         "sub_goal": packing.sub_goal_targets if any(layout.sub_goal for layout in schema.layouts) else 0,
         "planner_text": packing.text_targets if planned else 0,
+        "following": packing.action_targets if any(layout.predicted for layout in schema.layouts) else 0,
+        "lifetime": packing.sub_goal_targets if any(layout.lifetime for layout in schema.layouts) else 0,
     }
 
 
@@ -224,7 +251,7 @@ def _slow_parts(schema: Schema) -> set[str]:
         "sub_goal": lambda layout: bool(layout.sub_goal),
         "patches": lambda layout: bool(images(layout.planner + layout.controller)),
     }
-    slow = {"planner_text"}
+    slow = {"planner_text", "lifetime"}
     for name, using in uses.items():
         readers = {bool(layout.planner) for layout in schema.layouts if using(layout)}
         if len(readers) > 1:
@@ -244,6 +271,8 @@ BUDGETS = (
     ("sub_goal_targets", lambda segment: segment.sub_goal.slot),
     ("text_targets", lambda segment: segment.planner_text.slot),
     ("patches", lambda segment: segment.patches.slot),
+    ("action_targets", lambda segment: segment.following.slot),
+    ("sub_goal_targets", lambda segment: segment.lifetime.slot),
 )
 
 
@@ -274,6 +303,7 @@ def _figures(rows: list[list[Segment]], packing: Packing) -> dict[str, float]:
     return {
         "episodes": len(segments),
         "loss_ticks": sum(segment.ticks for segment in segments),
+        "prompted": sum(is_prompted(segment) for segment in segments) / len(segments),
         "controller_padding": 1 - fast / (packing.rows * packing.controller_tokens),
         **padding,
     }

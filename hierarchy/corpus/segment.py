@@ -26,6 +26,7 @@ from hierarchy.corpus.reading import (
     Pieces,
     between_tokens,
     controller_tokens,
+    encode_rows,
     encode_targets,
     planner_tokens,
     spoken_fields,
@@ -35,7 +36,10 @@ from hierarchy.corpus.reading import (
 from hierarchy.corpus.text import spell
 from hierarchy.episode import Episode
 from hierarchy.layout import (
+    ASKED,
+    CONTINUOUS_START,
     EMPTY,
+    LIVES,
     PATCH,
     PREVIOUS_ACTION,
     Bounded,
@@ -58,7 +62,7 @@ from hierarchy.layout import (
     tokens_per_update,
     words,
 )
-from hierarchy.timeline import NO_PLAN, Timeline, visible
+from hierarchy.timeline import NO_PLAN, PLAN_READY, Timeline, from_marks, visible
 
 if TYPE_CHECKING:
     from hierarchy.corpus.packing import Packing
@@ -67,11 +71,15 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class Encoded:
     """One episode in ids. history: its observations. label: int32 [T, A], sub_goal: int32 [T, G]; EMPTY where there is nothing
-    to predict."""
+    to predict. following: int32 [T, F], classes of the predicted scalars of the tick after. timeline: the one under which it was
+    recorded, None where it does not tell. prompt: what is read before it, if anything (`hierarchy.corpus.prompts`)."""
 
     history: History
     label: np.ndarray
     sub_goal: np.ndarray
+    following: np.ndarray
+    timeline: Timeline | None
+    prompt: "Encoded | None" = None
 
     @property
     def ticks(self) -> int:
@@ -101,6 +109,8 @@ class Segment(NamedTuple):
     sub_goal: Targets
     planner_text: Targets
     patches: Patches
+    following: Targets
+    lifetime: Targets
     needed: int
     ticks: int
     above: tuple[Above, ...] = ()
@@ -126,7 +136,41 @@ def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Piece
             raise ValueError(f"layout {name!r}: no privileged {goal.name!r}; there are {sorted(episode.privileged)}")
         where = f"layout {name!r}, privileged {goal.name!r}"
         sub_goals.append(encode_targets(schema, goal, episode.privileged[goal.name], where))
-    return Encoded(history, label, np.concatenate(sub_goals, axis=1))
+    marked = episode.privileged.get(PLAN_READY)
+    timeline = None if marked is None else from_marks(marked)
+    return Encoded(history, label, np.concatenate(sub_goals, axis=1), next_classes(schema, layout, episode), timeline)
+
+
+def next_classes(schema: Schema, layout: Layout, episode: Episode) -> np.ndarray:
+    """Returns int32 [T, F]: at tick t the classes of the predicted scalars of tick t + 1, the last one's observation included."""
+    parts = [np.zeros((episode.ticks, 0), np.int32)]
+    for field in layout.predicted:
+        if field.name not in episode.observation:
+            raise ValueError(f"layout {layout.name!r}: no observation {field.name!r}; there are {sorted(episode.observation)}")
+        parts.append(predicted_values(schema, layout, field, episode.observation[field.name][1:]))
+    first = np.array([start for start, _ in schema.predictions(layout.name)], np.int32)
+    return np.concatenate(parts, axis=1) + first
+
+
+def predicted_values(schema: Schema, layout: Layout, field: Field, rows: np.ndarray) -> np.ndarray:
+    """Returns int32 [rows, size]: the values of a predicted field in the bins of its codec, counted from 0."""
+    ids = encode_rows(schema, field, rows, f"layout {layout.name!r}, predicted {field.name!r}")
+    return ids - (CONTINUOUS_START if isinstance(field.codec, Bounded) else 0)
+
+
+def lives(sub_goal: np.ndarray) -> np.ndarray:
+    """Returns int32 [T], from a sub-goal [T]: at each tick the bin of LIVES that says in how many ticks the sub-goal changes.
+
+    Where the episode ends first, the number of bins is added: it lasts at least until the first tick after the end. EMPTY where
+    there is no sub-goal.
+    """
+    ticks = np.arange(len(sub_goal))
+    changes = np.flatnonzero(np.diff(sub_goal)) + 1
+    after = np.searchsorted(changes, ticks, side="right")
+    ended = after < len(changes)
+    end = np.append(changes, len(sub_goal))[after]
+    found = np.searchsorted(LIVES, end - ticks, side="right") - 1 + np.where(ended, 0, len(LIVES))
+    return np.where(sub_goal == EMPTY, EMPTY, found).astype(np.int32)
 
 
 def look_ahead(label: np.ndarray, late: int, chunk: int) -> np.ndarray:
@@ -225,6 +269,8 @@ def cut(
         sub_goal=_sub_goals(encoded, timeline, span, last[bears], ticks[bears]),
         planner_text=_next_pieces(encoded, timeline, span),
         patches=_patches(schema, places, *((planner, seen_by_planner) if layout.planner else (controller, shown))),
+        following=_following(encoded, last[bears], ticks[bears]),
+        lifetime=_lifetimes(encoded, timeline, span),
         needed=int(span.last[seen[-1] - span.first]) + 1 if seen[-1] != NO_PLAN else 0,
         ticks=int((encoded.label[ticks[bears]] != EMPTY).any(axis=1).sum()),
         above=over,
@@ -247,7 +293,7 @@ def trim(segment: Segment) -> Segment:
         kept = part.slot < segment.needed
         return type(part)(*(array[kept] for array in part))
 
-    names = ("sub_goal", "planner_text", "patches")
+    names = ("sub_goal", "planner_text", "patches", "lifetime")
     return segment._replace(planner=planner, above=tuple(above), **{name: within(getattr(segment, name)) for name in names})
 
 
@@ -319,6 +365,24 @@ def _sub_goals(encoded: Encoded, timeline: Timeline, span: _Span, last: np.ndarr
     return Targets(*(np.concatenate(parts) for parts in zip(*each)))
 
 
+def _following(encoded: Encoded, last: np.ndarray, ticks: np.ndarray) -> Targets:
+    """At the last observation token of every tick that bears loss, one target a predicted scalar."""
+    history = encoded.history
+    limit = np.array([classes for _, classes in history.schema.predictions(history.layout.name)], np.int32)
+    slot = np.repeat(last, len(limit)).astype(np.int32)
+    return Targets(slot, encoded.following[ticks].ravel(), np.tile(limit, len(last)), np.ones(len(slot), np.float32))
+
+
+def _lifetimes(encoded: Encoded, timeline: Timeline, span: _Span) -> Targets:
+    """At every update with its lead-in."""
+    if not encoded.history.layout.lifetime:
+        return NOTHING
+    updates = np.arange(span.sound, span.stop)
+    label = lives(encoded.sub_goal[:, 0])[timeline.observed[updates]]
+    slot, label = span.last[updates - span.first].astype(np.int32)[label != EMPTY], label[label != EMPTY]
+    return Targets(slot, label, np.full(len(slot), len(LIVES), np.int32), np.ones(len(slot), np.float32))
+
+
 def _next_pieces(encoded: Encoded, timeline: Timeline, span: _Span) -> Targets:
     """The piece after each one that the planner follows, from the first update with its lead-in on."""
     layout, label = encoded.history.layout, encoded.label
@@ -366,7 +430,7 @@ def _controller(encoded: Encoded, readings: np.ndarray, begin: int, packing: "Pa
     elements = layout.action.size - 1
     if elements:
         ids, spare = np.full((2, len(ticks), elements, value.shape[2]), EMPTY, np.int32)
-        ids[:, :, 0] = encoded.label[ticks, :elements]
+        ids[:, :, 0] = ASKED if layout.at_once else encoded.label[ticks, :elements]
         first = history.field_ids["action", layout.action.name]
         spare[:, :, 0] = np.where(ids[:, :, 0] == EMPTY, EMPTY, first + np.arange(elements))
         value, field = np.concatenate([value, ids], axis=1), np.concatenate([field, spare], axis=1)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, get_args
 
 from hierarchy.layout import (
     CONTINUOUS_START,
+    LIVES,
     Bounded,
     Discrete,
     Schema,
@@ -102,6 +103,14 @@ PRESETS = {
         plan_width=64,
         plan_read="film",
     ),
+    # For times: the demo's controller beside a planner of 100 million parameters.
+    "demo_100M": ModelConfig(
+        planner=TransformerConfig(width=1024, layers=10, heads=16, feed_forward=4096, window=320),
+        controller=TransformerConfig(width=64, layers=2, heads=2, feed_forward=256, window=8),
+        plan_vectors=4,
+        plan_width=64,
+        plan_read="film",
+    ),
     "79M": gato(768, 8, 24, 3072, TransformerConfig(256, 4, 4, 1024, window=16), plan_vectors=8, plan_width=256),
     "364M": gato(1536, 12, 12, 6144, TransformerConfig(512, 6, 8, 2048, window=16), plan_vectors=8, plan_width=256),
     "1.18B": gato(2048, 24, 16, 8192, TransformerConfig(768, 8, 12, 3072, window=16), plan_vectors=8, plan_width=256),
@@ -116,6 +125,7 @@ class Sizes(NamedTuple):
     tick_tokens: most tokens of one tick in the controller's stream, its words not counted. controller_words: whether it has any.
     pieces: classes of the heads of text, 0 where no action is text. patch_values, patch_channels: of an image's patch, or 0.
     discrete: classes of that action head. goal_names, goal_bins: classes of the sub-goals' head, names first.
+    predictions: classes of each predicted scalar, one after another those of that head. lives: bins of the lifetimes' head, or 0.
     """
 
     names: int
@@ -130,6 +140,8 @@ class Sizes(NamedTuple):
     discrete: int
     goal_names: int
     goal_bins: int
+    predictions: tuple[int, ...]
+    lives: int
 
     @property
     def goals(self) -> int:
@@ -160,4 +172,6 @@ def sizes(schema: Schema) -> Sizes:
         discrete=max([codec.values for codec in actions if isinstance(codec, Discrete)], default=0),
         goal_names=max([codec.values for codec in goals if isinstance(codec, Discrete)], default=0),
         goal_bins=max([codec.bins for codec in goals if isinstance(codec, Bounded)], default=0),
+        predictions=tuple(classes for layout in schema.layouts for _, classes in schema.predictions(layout.name)),
+        lives=len(LIVES) if any(layout.lifetime for layout in schema.layouts) else 0,
     )

@@ -8,6 +8,7 @@ chunks, on the few updates that read them, and so are images. Gathers, scatters 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 
@@ -50,11 +51,12 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout, level: int
     tokens, planner = tokens_per_update(layout, reader), config.of(reader)
     slots = planner.window * tokens + (config.text_slots if words(readers(layout)[reader]) else 0)
     atoms = schema.planner_atoms
-    count = _embedding(schema, planner, tokens, atoms) + _layers(planner, tokens, slots)
+    count = _embedding(schema, planner, tokens, atoms, tokens) + _layers(planner, tokens, slots)
     if level < len(config.planners):
-        count += _plan_reading(config, planner, tokens) + tokens * 2 * LOG_FEATURES * planner.width
+        count += _plan_reading(config, planner, tokens) + 2 * LOG_FEATURES * planner.width
     vectors = config.plan_vectors * config.plan_width
     count += 2 * planner.width * vectors + (QUANTISED if config.plan_levels else 3) * vectors
+    count += 2 * planner.width * sizes(schema).lives if layout.lifetime and level == 1 else 0
     return count + below.layers * 2 * vectors * 2 * below.width
 
 
@@ -69,20 +71,43 @@ def follow_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     slots = planner.window * tokens_per_update(layout) + (config.text_slots if words(layout.planner) else 0)
     before = _layers(dataclasses.replace(planner, layers=planner.layers - 1), tokens, slots)
     last = tokens * planner.width * (2 * 3 * planner.width + 3)
-    return _embedding(schema, planner, tokens, schema.planner_atoms) + before + last
+    return _embedding(schema, planner, tokens, schema.planner_atoms, tokens) + before + last
+
+
+class Pass(NamedTuple):
+    """One way of `tokens` tokens through the controller, and of its outputs through the head.
+
+    flops: operations. bytes: what has to be read for it, float32: weights, keys and values of the cache, the plan.
+    """
+
+    tokens: int
+    flops: int
+    bytes: int
+
+
+def tick_passes(config: ModelConfig, schema: Schema, layout: Layout) -> list[Pass]:
+    """Returns the passes of one controller tick, one after another: the reading, then every element of the action but the last;
+    or one for all, where they are decoded at once."""
+    controller, reading, rest = config.controller, tokens_per_reading(layout), layout.action.size - 1
+    slots = controller.window * reading + (config.text_slots if words(layout.controller) else 0) + rest
+    head, numbers = _head_flops(config, schema, layout), _weights(config, schema, layout) + _remembered(config, slots)
+
+    def one(tokens: int, atoms: int, outputs: int) -> Pass:
+        return Pass(tokens, _controller_pass(config, schema, tokens, atoms, slots) + outputs * head, 4 * numbers)
+
+    if layout.at_once:
+        passes = [one(reading + rest, schema.controller_atoms, rest + 1)]
+    else:
+        passes = [one(reading, schema.controller_atoms, 1)] + rest * [one(1, 1, 1)]
+    if layout.predicted:
+        following = config.controller.width * sum(sizes(schema).predictions)
+        passes[0] = passes[0]._replace(flops=passes[0].flops + 2 * following, bytes=passes[0].bytes + 4 * following)
+    return passes
 
 
 def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
-    """Returns the operations of one controller tick: the reading, then every element of the action."""
-    controller, reading, elements = config.controller, tokens_per_reading(layout), layout.action.size
-    slots = controller.window * reading + (config.text_slots if words(layout.controller) else 0) + elements - 1
-    count = _controller_pass(config, schema, reading, slots) + (elements - 1) * _controller_pass(config, schema, 1, slots)
-    if isinstance(layout.action.codec, Bounded):
-        head = 2 * HEAD_FEATURES * (controller.width + BINS) + DECODED * BINS
-    else:
-        table = sizes(schema)
-        head = (2 * controller.width + DECODED) * (table.pieces if isinstance(layout.action.codec, Piece) else table.discrete)
-    return count + elements * head
+    """Returns the operations of one controller tick."""
+    return sum(each.flops for each in tick_passes(config, schema, layout))
 
 
 def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: int, above: Sequence[int] = ()) -> float:
@@ -104,10 +129,42 @@ def parameters(network: Network) -> int:
     return sum(math.prod(leaf.shape) for module in shapes.values() for name, leaf in module.items() if name not in TABLES)
 
 
-def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, slots: int) -> int:
-    """Operations of `tokens` tokens through the controller."""
-    controller = config.controller
-    count = _embedding(schema, controller, tokens, schema.controller_atoms) + _layers(controller, tokens, slots)
+def _head_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
+    """Operations of the head for one element."""
+    if isinstance(layout.action.codec, Bounded):
+        return 2 * HEAD_FEATURES * (config.controller.width + BINS) + DECODED * BINS
+    return (2 * config.controller.width + DECODED) * _classes(schema, layout)
+
+
+def _classes(schema: Schema, layout: Layout) -> int:
+    table = sizes(schema)
+    return table.pieces if isinstance(layout.action.codec, Piece) else table.discrete
+
+
+def _weights(config: ModelConfig, schema: Schema, layout: Layout) -> int:
+    """Numbers that every pass multiplies by: those of the controller's layers and of the head."""
+    controller, width = config.controller, config.controller.width
+    layer = width * (4 * width + controller.feed_forward + controller.feed_forward // 2) + 2 * width
+    if config.planner is not None:
+        layer += {"cross_attention": 2 * width * width + width, "film": width, "prefix": 0}[config.plan_read]
+    if isinstance(layout.action.codec, Bounded):
+        head = HEAD_FEATURES * (width + 1 + BINS) + BINS
+    else:
+        head = (width + 1) * _classes(schema, layout)
+    return controller.layers * layer + width + head
+
+
+def _remembered(config: ModelConfig, slots: int) -> int:
+    """Numbers of the cache and of the plan that every pass attends over."""
+    width = config.controller.width
+    plan = 0 if config.planner is None else 2 * width if config.plan_read == "film" else 2 * config.plan_vectors * width
+    return config.controller.layers * (2 * slots * width + plan)
+
+
+def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, atoms: int, slots: int) -> int:
+    """Operations of `tokens` tokens of as many atoms through the controller. They share the plan's age; or have each its time."""
+    controller, moments = config.controller, tokens if config.planner is None else 1
+    count = _embedding(schema, controller, tokens, atoms, moments) + _layers(controller, tokens, slots)
     return count if config.planner is None else count + _plan_reading(config, controller, tokens)
 
 
@@ -122,10 +179,12 @@ def _plan_reading(config: ModelConfig, reader: TransformerConfig, tokens: int) -
     return reader.layers * tokens * (2 * 2 * width * width + attended + softmax + (NORM + 2) * width)
 
 
-def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: int) -> int:
-    """Operations of embedding tokens and their time or age; many tokens are embedded field by field, absent ones too."""
-    summed = atoms if tokens <= 8 else schema.fields
-    return tokens * 2 * ((summed + 1) * BIN_FEATURES + LOG_FEATURES + POSITIONS + 3) * config.width
+def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: int, moments: int) -> int:
+    """Operations of embedding tokens and as many times or ages as `moments`. Many tokens of several atoms are embedded field by
+    field, absent ones too."""
+    several = (atoms if tokens <= 8 else schema.fields) * BIN_FEATURES
+    multiplied = (schema.fields if atoms == 1 else several) + BIN_FEATURES + POSITIONS + 3
+    return 2 * config.width * (tokens * multiplied + moments * LOG_FEATURES)
 
 
 def _layers(config: TransformerConfig, tokens: int, slots: int) -> int:

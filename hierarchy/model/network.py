@@ -3,6 +3,7 @@
 Everything is for one row or one episode; `jax.vmap` adds the batch.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
 from modules.patches import PatchEmbedding
 from modules.quantisation import quantise
-from modules.transformer import Cache, Transformer, TransformerConfig
+from modules.transformer import Cache, Slots, Transformer, TransformerConfig
 
 Reading = tuple[Any, ...]
 """A plan as the layers of the level below read it (the controller's, or a planner's under another), one entry a layer: KeyValues
@@ -41,7 +42,7 @@ class Planner(hk.Module):
         field: jax.Array,
         place: Place,
         cache: Cache | None = None,
-        slots: jax.Array | None = None,
+        slots: Slots | None = None,
         shown: jax.Array | None = None,
         reading: Reading | None = None,
         age: jax.Array | None = None,
@@ -52,9 +53,7 @@ class Planner(hk.Module):
         token's visible plan of the level above and its age, as the controller's; None for the slowest planner.
         """
         config, table = self._own, self._table
-        x = TokenEmbedding(table.names, BINS, table.fields, table.planner_names, config.width)(
-            table.row(value), field, place.index
-        )
+        x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         x = x + linear(config.width, "time")(log_features(place.time))
         if reading is None:
@@ -73,9 +72,11 @@ class Planner(hk.Module):
         """Returns the patches of images, embedded, [M, D]."""
         return PatchEmbedding(self._table.patch_channels, self._own.width)(pixels, row, column)
 
+    @hk.experimental.name_like("__call__")
     def text(self, x: jax.Array) -> jax.Array:
-        """Returns logits [M, pieces] of the next piece of text from outputs [M, D]."""
-        return hk.Linear(self._table.pieces, name="text")(x)
+        """Returns logits [M, pieces] of the next piece of text from outputs [M, D], by the table that embeds pieces."""
+        table = self._table
+        return embedding(table, table.planner_names, self._config.planner.width).logits(x, table.pieces)
 
     def plan(self, x: jax.Array) -> jax.Array:
         """Returns plans [J, P, plan_width] as `limited` leaves them, from outputs [J, D]."""
@@ -86,6 +87,10 @@ class Planner(hk.Module):
     def sub_goal(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, classes] of the sub-goals from outputs [M, D]."""
         return goal_logits(x, self._table)
+
+    def lifetime(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, lives] over bins of the ticks until the sub-goal changes, from outputs [M, D]."""
+        return hk.Linear(self._table.lives, name="lifetime")(x)
 
 
 class Controller(hk.Module):
@@ -111,23 +116,24 @@ class Controller(hk.Module):
         reading: Reading | None,
         age: jax.Array,
         cache: Cache | None = None,
-        slots: jax.Array | None = None,
+        slots: Slots | None = None,
         shown: jax.Array | None = None,
+        beside: Cache | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Returns outputs [L, D] of tokens [L, K], and the cache.
+        """Returns outputs [L, D] of tokens [L, K], and the cache. beside: another cache that is attended over too.
 
-        reading: each token's visible plan (entries [L, ...]), or None for a model without plans. age: int32 [L], -1 for none.
+        reading: each token's visible plan (entries [L, ...], or [1, ...] where all see the same), or None for a model without
+        plans. age: int32 [L] or [1], -1 for none.
         shown: [L, D], what patches of images add to their tokens, in a model without plans; None where there are none.
         """
         config, table = self._config.controller, self._table
         reach = None if table.controller_words else config.window * table.tick_tokens
-        embed = TokenEmbedding(table.names, BINS, table.fields, table.controller_names, config.width)
-        x = embed(table.row(value), field, place.index)
+        x = embedding(table, table.controller_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
-            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach)
-        return under_plans(self._config, config, x, place, reading, age, cache, slots, reach)
+            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach, beside=beside)
+        return under_plans(self._config, config, x, place, reading, age, cache, slots, reach, beside)
 
     def continuous(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, 1024] over bins from outputs [M, D]."""
@@ -137,9 +143,11 @@ class Controller(hk.Module):
         """Returns logits [M, classes] over discrete actions from outputs [M, D]."""
         return hk.Linear(self._table.discrete, name="discrete")(x)
 
+    @hk.experimental.name_like("__call__")
     def text(self, x: jax.Array) -> jax.Array:
-        """Returns logits [M, pieces] over pieces of text from outputs [M, D]."""
-        return hk.Linear(self._table.pieces, name="text")(x)
+        """Returns logits [M, pieces] over pieces of text from outputs [M, D], by the table that embeds pieces."""
+        table = self._table
+        return embedding(table, table.controller_names, self._config.controller.width).logits(x, table.pieces)
 
     def patches(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
         """Returns the patches of images, embedded, [M, D], where no planner is there to see them."""
@@ -148,6 +156,16 @@ class Controller(hk.Module):
     def sub_goal(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, classes] of the sub-goals, where no planner is there to predict them."""
         return goal_logits(x, self._table)
+
+    def following(self, x: jax.Array) -> jax.Array:
+        """Returns logits [M, classes] of all predicted scalars of the next tick, one scalar's classes after another's, from
+        outputs [M, D]."""
+        return hk.Linear(sum(self._table.predictions), name="following")(x)
+
+
+def embedding(table: Sizes, names: int, width: int) -> TokenEmbedding:
+    """Returns a model's token embedding; names: that one token of its stream may have."""
+    return TokenEmbedding(table.names, BINS, table.fields, names, width)
 
 
 def learnt_plan(config: ModelConfig) -> jax.Array:
@@ -177,16 +195,18 @@ def under_plans(
     reading: Reading,
     age: jax.Array,
     cache: Cache | None,
-    slots: jax.Array | None,
+    slots: Slots | None,
     reach: int | None = None,
+    beside: Cache | None = None,
 ) -> tuple[jax.Array, Cache | None]:
-    """Returns a reader's outputs of tokens [N, D] that each see a plan, entries [N, ...], of an age [N]; and the cache."""
+    """Returns a reader's outputs of tokens [N, D] that each see a plan, entries [N, ...], of an age [N] ([1, ...] and [1] where
+    all see the same), and the cache. beside: another cache that is attended over too."""
     aged = linear(reader.width, "age")(log_features(jnp.maximum(age, 0)))
     x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
     if config.plan_read == "prefix":
-        return Transformer(reader, "transformer")(x, place, (), cache, slots, reach, prefix=reading)
+        return Transformer(reader, "transformer")(x, place, (), cache, slots, reach, reading, beside)
     between = [_what_a_plan_adds(config, reader, i, layer) for i, layer in enumerate(reading)]
-    return Transformer(reader, "transformer")(x, place, between, cache, slots, reach)
+    return Transformer(reader, "transformer")(x, place, between, cache, slots, reach, beside=beside)
 
 
 def _what_a_plan_adds(config: ModelConfig, reader: TransformerConfig, i: int, reading: Any) -> Callable[[jax.Array], jax.Array]:
@@ -249,6 +269,8 @@ class Network(NamedTuple):
     text: Callable[..., jax.Array]
     controller_sub_goal: Callable[..., jax.Array]
     controller_patches: Callable[..., jax.Array]
+    lifetime: Callable[..., jax.Array]
+    following: Callable[..., jax.Array]
     above: tuple[Planning, ...]
 
     def planning(self, level: int) -> Planning:
@@ -258,8 +280,12 @@ class Network(NamedTuple):
         return Planning(self.plan_tokens, self.plan, self.no_plan, self.read_plan)
 
 
+@functools.lru_cache(16)
 def build(config: ModelConfig, schema: Schema) -> Network:
-    """Returns the network for a schema. `init(key)` needs no example: parameters' shapes do not depend on lengths."""
+    """Returns the network for a schema. `init(key)` needs no example: parameters' shapes do not depend on lengths.
+
+    Asked again for the same network it returns the same one, whose compiled functions are then found again.
+    """
     table = sizes(schema)
     if config.planner is not None and len(config.above) != schema.above:
         raise ValueError(f"{len(config.above)} planners above the planner, and the layouts have {schema.above}: give as many")
@@ -297,6 +323,11 @@ def build(config: ModelConfig, schema: Schema) -> Network:
                 controller.sub_goal(y)
             if table.patch_values and config.planner is None:
                 controller.patches(*patch)
+            # Last, so that a model without them starts from the same weights as ever.
+            if table.lives and config.planner is not None:
+                planner.lifetime(x)
+            if table.predictions:
+                controller.following(y)
 
         return init, (
             planner,
@@ -312,6 +343,8 @@ def build(config: ModelConfig, schema: Schema) -> Network:
             controller.text,
             controller.sub_goal,
             controller.patches,
+            planner.lifetime,
+            controller.following,
             tuple(
                 Planning(writer, writer.plan, reader.no_plan, reader.read_plan)
                 for writer, reader in zip(above, (planner, *above))

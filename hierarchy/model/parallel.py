@@ -5,6 +5,7 @@ from typing import NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hierarchy.batch import Above, Batch, Patches, Stream, Targets
 from hierarchy.layout import CONTINUOUS_START
@@ -22,21 +23,24 @@ class Logits(NamedTuple):
     sub_goal: jax.Array | None
     text: jax.Array | None = None
     planner_text: jax.Array | None = None
+    following: jax.Array | None = None
+    lifetime: jax.Array | None = None
 
 
 class Thought(NamedTuple):
-    """What the planner makes of a batch: plans [B, J, P, plan_width], and its logits of sub-goals and of the next pieces of text;
-    None for what the model lacks."""
+    """What the planner makes of a batch: plans [B, J, P, plan_width], and its logits of sub-goals, of the next pieces of text and
+    of lifetimes; None for what the model lacks."""
 
     plan: jax.Array | None
     sub_goal: jax.Array | None
     text: jax.Array | None
+    lifetime: jax.Array | None = None
 
 
 def forward(network: Network, params: hk.Params, batch: Batch) -> Logits:
     """Returns the logits of a batch [B, ...]: planners, slowest first, plans, controller."""
     thought = think(network, params, batch)
-    logits = act(network, params, batch, thought.plan)._replace(planner_text=thought.text)
+    logits = act(network, params, batch, thought.plan)._replace(planner_text=thought.text, lifetime=thought.lifetime)
     return logits if thought.sub_goal is None else logits._replace(sub_goal=thought.sub_goal)
 
 
@@ -50,12 +54,14 @@ def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
         reading, age = from_above(network, params, row.above)
         stream = row.planner
         x, _ = network.plan_tokens(params, stream.value, stream.field, place_of(stream), shown=shown, reading=reading, age=age)
-        goal = text = None
+        goal = text = lifetime = None
         if network.table.goals:
             goal = legal_goal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         if network.table.pieces:
             text = legal(network.planner_text(params, pick(x, row.planner_text.slot)), row.planner_text)
-        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text)
+        if network.table.lives:
+            lifetime = network.lifetime(params, pick(x, row.lifetime.slot))
+        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text, lifetime)
 
     return jax.vmap(row)(batch)
 
@@ -81,14 +87,16 @@ def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | Non
             shown = shown_at(network, network.controller_patches, params, row.patches, stream.tick.shape[-1])
         x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), reading, row.age, shown=shown)
         continuous = legal(network.continuous(params, pick(x, row.continuous.slot)), row.continuous)
-        discrete = goal = text = None
+        discrete = goal = text = following = None
         if network.table.discrete:
             discrete = legal(network.discrete(params, pick(x, row.discrete.slot)), row.discrete)
         if network.table.goals and plan is None:
             goal = legal_goal(network.controller_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         if network.table.pieces:
             text = legal(network.text(params, pick(x, row.text.slot)), row.text)
-        return Logits(continuous, discrete, goal, text)
+        if network.table.predictions:
+            following = legal_prediction(network.following(params, pick(x, row.following.slot)), row.following, network.table)
+        return Logits(continuous, discrete, goal, text, following=following)
 
     return jax.vmap(row)(batch, plan)
 
@@ -126,4 +134,12 @@ def legal_goal(logits: jax.Array, targets: Targets, table: Sizes) -> jax.Array:
     """Returns sub-goal logits [M, names + bins] with all but the target's own range masked: names below its limit, or bins."""
     number = targets.label[:, None] >= CONTINUOUS_START
     place = jnp.arange(logits.shape[-1]) - jnp.where(number, table.goal_names, 0)
+    return jnp.where((place >= 0) & (place < targets.limit[:, None]), logits, MASKED)
+
+
+def legal_prediction(logits: jax.Array, targets: Targets, table: Sizes) -> jax.Array:
+    """Returns logits [M, classes] of predicted scalars with all but the classes of the target's own scalar masked."""
+    firsts = jnp.asarray(np.cumsum((0, *table.predictions[:-1])), jnp.int32)
+    first = firsts[jnp.searchsorted(firsts, targets.label, side="right") - 1]
+    place = jnp.arange(logits.shape[-1]) - first[:, None]
     return jnp.where((place >= 0) & (place < targets.limit[:, None]), logits, MASKED)

@@ -10,11 +10,14 @@ from typing import Literal, NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hierarchy.batch import Patches
 from hierarchy.layout import (
+    ASKED,
     BINS,
     CONTINUOUS_START,
+    EMPTY,
     Bounded,
     Layout,
     Piece,
@@ -29,7 +32,7 @@ from hierarchy.layout import (
 from hierarchy.model.network import Network, Reading
 from modules.attention import MASKED
 from modules.masks import Place
-from modules.transformer import Cache, TransformerConfig, empty_cache
+from modules.transformer import Cache, Run, empty_cache
 
 Decoding = Literal["sample", "argmax", "mean"]
 DROPPED = 2**30
@@ -46,46 +49,87 @@ class Tokens(NamedTuple):
     before: jax.Array
 
 
+HEADER = 6
+"""Numbers of a packed tick that come before its tokens."""
+
+
+def pack_tick(tokens: Tokens, chunks: int, now: int, age: int, seeds: np.ndarray) -> np.ndarray:
+    """Returns int32 [B, N], all that a tick is told beside the plan, from a batch's tokens [B, M, K], age and seeds [B].
+
+    One array costs a call a few microseconds; an array each for what stands in it would cost as many times that.
+    """
+    batch = len(tokens.value)
+    header = np.empty((batch, HEADER), np.int32)
+    for column, part in enumerate((now, age, chunks, np.asarray(seeds, np.uint32).view(np.int32), tokens.count, tokens.before)):
+        header[:, column] = part
+    parts = (header, tokens.value.reshape(batch, -1), tokens.field.reshape(batch, -1))
+    return np.concatenate(parts, axis=1, dtype=np.int32)
+
+
+def unpack_tick(packed, atoms: int):
+    """Returns (tokens, chunks, now, age, seed) of one episode's row [N] of a packed tick; tokens of `atoms` atoms."""
+    now, age, chunks, seed, count, before = packed[:HEADER]
+    value, field = packed[HEADER:].reshape(2, -1, atoms)
+    return Tokens(value, field, count, before), chunks, now, age, seed
+
+
 class Action(NamedTuple):
     """What one tick decoded.
 
     ids: int32 [A], Gato ids. unit: float32 [A], the action in [-1, 1] (the bin's centre, or the mean over bins; for a discrete
-    action the id). logits: float32 [A, classes], illegal classes masked.
+    action the id). logits: float32 [A, classes], illegal classes masked. following: float32 [classes], of the layout's predicted
+    scalars, one scalar's classes after another's; None where there are none.
     """
 
     ids: jax.Array
     unit: jax.Array
     logits: jax.Array
+    following: jax.Array | None = None
 
 
 class Plan(NamedTuple):
-    """One update's plan, vectors [P, plan_width], and how the layers of the level below read it."""
+    """One update's plan, vectors [P, plan_width], how the layers of the level below read it, and logits over the bins of its
+    lifetime, None where nobody predicts it."""
 
     vectors: jax.Array
     reading: Reading
+    lifetime: jax.Array | None = None
 
 
-def planner_slots(network: Network, layout: Layout, level: int = 1) -> int:
-    """Returns how many tokens the cache of a planner must hold, updates at every tick included."""
+class Room(NamedTuple):
+    """What a cache has room for: the tokens of `window` ticks, `each` a tick, and beside them `words` and patches."""
+
+    window: int
+    each: int
+    words: int
+
+    @property
+    def slots(self) -> int:
+        """How many tokens that is. Those of an action are never among them: no later tick sees them."""
+        return self.window * self.each + self.words
+
+
+def planner_room(network: Network, layout: Layout, level: int = 1) -> Room:
+    """Returns what the cache of a planner must hold, updates at every tick included."""
     reader = planner_name(level)
     text = network.config.text_slots if words(readers(layout)[reader]) else 0
-    return network.config.of(reader).window * tokens_per_update(layout, reader) + text
+    return Room(network.config.of(reader).window, tokens_per_update(layout, reader), text)
 
 
-def controller_slots(network: Network, layout: Layout) -> int:
-    """Returns how many lasting tokens a controller's cache must hold; the action's tokens have slots of their own beyond."""
+def controller_room(network: Network, layout: Layout) -> Room:
+    """Returns what a controller's cache must hold."""
     text = network.config.text_slots if words(layout.controller) else 0
-    return network.config.controller.window * tokens_per_reading(layout) + text
+    return Room(network.config.controller.window, tokens_per_reading(layout), text)
 
 
 def planner_cache(network: Network, layout: Layout, level: int = 1) -> Cache:
     """Returns a planner's cache at the start of an episode."""
-    return empty_cache(network.config.of(planner_name(level)), planner_slots(network, layout, level))
+    return empty_cache(network.config.of(planner_name(level)), planner_room(network, layout, level).slots)
 
 
 def controller_cache(network: Network, layout: Layout) -> Cache:
     """Returns the controller's cache at the start of an episode."""
-    return empty_cache(network.config.controller, controller_slots(network, layout) + layout.action.size - 1)
+    return empty_cache(network.config.controller, controller_room(network, layout).slots)
 
 
 def as_plan(network: Network, params: hk.Params, vectors: jax.Array, level: int = 1) -> Plan:
@@ -116,20 +160,17 @@ def update(
     of the controller, 2 for the planner of that. reading, age: of the visible plan of the level above, None where there is none.
     """
     planning, reader = network.planning(level), planner_name(level)
+    # One plan for all tokens of the update.
+    seen = () if reading is None else (None, jax.tree.map(lambda entry: entry[None], reading), age[None])
 
     def write(value, field, place, cache, slots):
-        count = value.shape[0]
-        seen = () if reading is None else (None, _for_each(reading, count), jnp.full(count, age))
         return planning.plan_tokens(params, value, field, place, cache, slots, *seen)
 
-    size, slots = tokens_per_update(layout, reader), planner_slots(network, layout, level)
-    cache, x = _ingest(write, network.config.of(reader), cache, tokens, chunks, tick, size, slots)
-    return cache, as_plan(network, params, planning.plan(params, x[None])[0], level)
-
-
-def _for_each(reading: Reading, count: int) -> Reading:
-    """Returns what `count` tokens read that all see one plan."""
-    return jax.tree.map(lambda entry: jnp.repeat(entry[None], count, axis=0), reading)
+    size, room = tokens_per_update(layout, reader), planner_room(network, layout, level)
+    cache, x = _ingest(write, room, cache, tokens, chunks, tick, size)
+    plan = as_plan(network, params, planning.plan(params, x)[0], level)
+    lives = layout.lifetime and level == 1
+    return cache, plan._replace(lifetime=network.lifetime(params, x)[0]) if lives else plan
 
 
 def follow(
@@ -143,11 +184,11 @@ def follow(
     def write(value, field, place, cache, slots):
         return network.plan_tokens(params, value, field, place, cache, slots)
 
-    size, slots = tokens_between(layout), planner_slots(network, layout)
+    size, room = tokens_between(layout), planner_room(network, layout)
 
     def one(i, cache):
         own = Tokens(tokens.value[i], tokens.field[i], tokens.count, tokens.before)
-        return _ingest(write, network.config.planner, cache, own, 1, first + i, size, slots)[0]
+        return _ingest(write, room, cache, own, 1, first + i, size)[0]
 
     return jax.lax.fori_loop(0, ticks, one, cache)
 
@@ -162,15 +203,14 @@ def look(
     by_planner = network.config.planner is not None
     embed = network.planner_patches if by_planner else network.controller_patches
     read = network.plan_tokens if by_planner else network.control_tokens
-    config = network.config.planner if by_planner else network.config.controller
-    slots = (planner_slots if by_planner else controller_slots)(network, layout)
+    room = (planner_room if by_planner else controller_room)(network, layout)
     rest = () if by_planner else (None, jnp.full(tokens.value.shape[0], -1))
     shown = embed(params, *patches[:3])
 
     def write(value, field, place, cache, at):
         return read(params, value, field, place, *rest, cache, at, shown)
 
-    return _ingest(write, config, cache, tokens, 1, now, tokens.value.shape[0], slots)[0]
+    return _ingest(write, room, cache, tokens, 1, now, tokens.value.shape[0])[0]
 
 
 def tick(
@@ -191,33 +231,76 @@ def tick(
 
     reading, age: of the visible plan; age is -1 where there is none. key: for sampling.
     """
-    each = None if reading is None else jax.tree.map(lambda entry: entry[None], reading)
+    # One plan for all tokens of the tick.
+    plan = None if reading is None else jax.tree.map(lambda entry: entry[None], reading)
+    first_field, rest = schema.field_ids(layout.name)["action", layout.action.name], layout.action.size - 1
+    room, size = controller_room(network, layout), tokens_per_reading(layout)
+    index, order = tokens.before + tokens.count, cache.written + tokens.count
 
-    def write(value, field, place, cache, slots):
-        count = value.shape[0]
-        wide = None if each is None else jax.tree.map(lambda entry: jnp.repeat(entry, count, axis=0), each)
-        return network.control_tokens(params, value, field, place, wide, jnp.full(count, age), cache, slots)
+    def write(value, field, place, cache, slots, beside=None):
+        return network.control_tokens(params, value, field, place, plan, age[None], cache, slots, beside=beside)
 
-    lasting = controller_slots(network, layout)
-    cache, x = _ingest(write, network.config.controller, cache, tokens, chunks, now, tokens_per_reading(layout), lasting)
-    first_field = schema.field_ids(layout.name)["action", layout.action.name]
+    def own(i: jax.Array, atoms: int = 1) -> tuple[jax.Array, Place]:
+        """The fields [N, atoms] of elements i [N] of the action, and where they stand: after the observation, for this tick."""
+        none, field = jnp.zeros_like(i), jnp.full((i.shape[0], atoms), EMPTY).at[:, 0].set(first_field + i)
+        return field, Place(none + now, index + i, none + 1, order + i, none > 0)
+
+    def elements(x: jax.Array, first: jax.Array | int) -> Action:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(x.shape[0]))
+        return decode(network, layout, params, x, keys, decoding)
 
     def element(carry: tuple[Cache, jax.Array], i: jax.Array):
-        cache, x = carry
-        ids, unit, logits = _decode(network, layout, params, x, jax.random.fold_in(key, i), decoding)
-        index = tokens.before + tokens.count + i
-        place = Place(now[None], index[None], jnp.ones(1, jnp.int32), (cache.written + i)[None], jnp.zeros(1, bool))
-        x, after = write(ids[None, None], (first_field + i)[None, None], place, cache, (lasting + i)[None])
-        return (after, x[0]), Action(ids, unit, logits)
+        decoded, x = carry
+        action = elements(x, i)
+        x, decoded = write(action.ids[:, None], *own(i[None]), decoded, [Run(i, 1)], beside=cache)
+        return (decoded, x), action
 
-    size = layout.action.size
-    (cache, x), actions = jax.lax.scan(element, (cache, x), jnp.arange(size - 1))
-    last = Action(*_decode(network, layout, params, x, jax.random.fold_in(key, size - 1), decoding))
-    return cache, jax.tree.map(lambda most, end: jnp.concatenate([most, end[None]]), actions, last)
+    def following(x: jax.Array) -> jax.Array | None:
+        """What the reading's last output says of the next tick, before anything is decoded."""
+        own = schema.predictions(layout.name)
+        return network.following(params, x)[0, own[0][0] : sum(own[-1])] if own else None
+
+    if layout.at_once or not rest:
+        which, atoms = jnp.arange(rest), tokens.value.shape[1]
+        asked = jnp.full((rest, atoms), EMPTY).at[:, 0].set(ASKED), *own(which, atoms)
+        cache, x = _ingest(write, room, cache, tokens, chunks, now, size, asked if rest else None)
+        return cache, elements(x, 0)._replace(following=following(x[:1]))
+    cache, first = _ingest(write, room, cache, tokens, chunks, now, size)
+    # What is decoded has a cache of its own: a loop that carried the large one would copy it.
+    (_, x), actions = jax.lax.scan(element, (empty_cache(network.config.controller, rest), first), jnp.arange(rest))
+    decoded = jax.tree.map(lambda most, end: jnp.concatenate([most[:, 0], end]), actions, elements(x, rest))
+    return cache, decoded._replace(following=following(first))
 
 
-def _ingest(write, config: TransformerConfig, cache: Cache, tokens: Tokens, chunks, now, size: int, slots: int):
-    """Returns the cache with a reading's tokens written to it, and the output [D] of the last of them."""
+Written = tuple[jax.Array, jax.Array, Place]
+"""Tokens to write: value, field [N, K], and where they stand."""
+
+
+def _ingest(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: int, asked: Written | None = None):
+    """Returns the cache with a reading's tokens written to it, and the output [1, D] of the last of them.
+
+    asked: tokens that come after it and are for now alone; their outputs follow, [1 + N, D].
+    """
+    if room.words:
+        cache, last = _ingest_words(write, room, cache, tokens, chunks, now, size)
+        if asked is None:
+            return cache, last
+        x, cache = write(*asked, cache, [])
+        return cache, jnp.concatenate([last, x])
+    # Every tick has slots of its own until it leaves the window. A reading of nothing leaves them empty, as they count already.
+    slots = [Run(now % room.window * room.each, size)]
+    index = jnp.arange(size, dtype=jnp.int32)
+    there = index < tokens.count
+    place = Place(jnp.full(size, now), index, there.astype(jnp.int32), cache.written + index, there)
+    reading = tokens.value, tokens.field, place
+    if asked is not None:
+        reading = jax.tree.map(lambda first, then: jnp.concatenate([first, then]), reading, asked)
+    x, cache = write(*reading, cache, slots)
+    return cache._replace(written=cache.written + tokens.count), x[size - 1 :]
+
+
+def _ingest_words(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: int):
+    """Does what `_ingest` does for a reading of any length, chunk by chunk, in slots that are filled one after another."""
     value, field, count, before = tokens
     first = cache.written
 
@@ -227,32 +310,33 @@ def _ingest(write, config: TransformerConfig, cache: Cache, tokens: Tokens, chun
         there = index < count
         part = [jax.lax.dynamic_slice_in_dim(buffer, i * size, size) for buffer in (value, field)]
         place = Place(jnp.full(size, now), before + index, there.astype(jnp.int32), first + index, there)
-        x, cache = write(*part, place, cache, jnp.where(there, (first + index) % slots, DROPPED))
+        x, cache = write(*part, place, cache, jnp.where(there, (first + index) % room.slots, DROPPED))
         at = count - 1 - i * size
         return cache, jnp.where((at >= 0) & (at < size), x[jnp.clip(at, 0, size - 1)], last)
 
-    start = (cache, jnp.zeros(config.width))
+    heads, _, size_of_head = cache.layers[0].key.shape
+    start = (cache, jnp.zeros(heads * size_of_head))
     single = value.shape[0] == size
     cache, last = chunk(0, start) if single else jax.lax.fori_loop(0, chunks, chunk, start)
-    return cache._replace(written=first + count), last
+    return cache._replace(written=first + count), last[None]
 
 
-def _decode(network: Network, layout: Layout, params: hk.Params, x: jax.Array, key: jax.Array, decoding: Decoding):
-    """Returns (id, unit value, logits [classes]) of one action element from the output [D] that predicts it."""
+def decode(network: Network, layout: Layout, params: hk.Params, x: jax.Array, keys: jax.Array, decoding: Decoding) -> Action:
+    """Returns action elements [N] decoded from the outputs [N, D] that predict them, one key for each."""
     codec = layout.action.codec
     bounded = isinstance(codec, Bounded)
     if isinstance(codec, Piece):
         head, limit = network.text, network.table.pieces
     else:
         head, limit = (network.continuous, codec.bins) if bounded else (network.discrete, codec.values)
-    logits = head(params, x[None])[0]
-    logits = jnp.where(jnp.arange(logits.shape[0]) < limit, logits, MASKED)
-    choice = jax.random.categorical(key, logits) if decoding == "sample" else jnp.argmax(logits)
+    logits = head(params, x)
+    logits = jnp.where(jnp.arange(logits.shape[-1]) < limit, logits, MASKED)
+    choice = jax.vmap(jax.random.categorical)(keys, logits) if decoding == "sample" else jnp.argmax(logits, axis=-1)
     if not bounded:
-        return choice.astype(jnp.int32), choice.astype(jnp.float32), logits
+        return Action(choice.astype(jnp.int32), choice.astype(jnp.float32), logits)
     centres = (jnp.arange(BINS) + 0.5) * 2 / limit - 1
     unit = centres[choice]
     if decoding == "mean":
-        unit = jnp.sum(jax.nn.softmax(logits) * jnp.where(jnp.arange(BINS) < limit, centres, 0.0))
+        unit = jnp.sum(jax.nn.softmax(logits) * jnp.where(jnp.arange(BINS) < limit, centres, 0.0), axis=-1)
         choice = jnp.clip(jnp.floor((unit + 1) * limit / 2), 0, limit - 1)
-    return CONTINUOUS_START + choice.astype(jnp.int32), unit, logits
+    return Action(CONTINUOUS_START + choice.astype(jnp.int32), unit, logits)

@@ -12,7 +12,7 @@ import optax
 
 from hierarchy.batch import Batch
 from hierarchy.model.network import Network
-from hierarchy.training.losses import LossWeights, Metrics, joint_loss
+from hierarchy.training.losses import LossWeights, Metrics, joint_loss, plan_use
 
 PlannerLearns = Literal["joint", "detached", "frozen"]
 
@@ -90,8 +90,9 @@ def initial_state(network: Network, config: LearnerConfig) -> TrainState:
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
+@functools.lru_cache(16)
 def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> Step:
-    """Returns the compiled step under these weights: (state, batch) to (state, metrics). The given state is donated.
+    """Returns the compiled step under these weights: (state, batch) to (state, metrics). The given state is donated. Made once.
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were; `metrics["finite"]` says so.
     """
@@ -122,6 +123,12 @@ def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> 
     return step
 
 
+@functools.lru_cache(16)
+def make_measure(network: Network) -> Callable[[hk.Params, Batch], Metrics]:
+    """Returns the compiled `plan_use` of a network. Made once."""
+    return jax.jit(functools.partial(plan_use, network))
+
+
 def detached(network: Network) -> Network:
     """Returns the network whose plans pass no gradient back to the planner."""
     return network._replace(plan=lambda *arguments: jax.lax.stop_gradient(network.plan(*arguments)))
@@ -134,4 +141,5 @@ def planner_of(params: hk.Params) -> hk.Params:
 
 def step_weights(config: LearnerConfig, step: int) -> LossWeights:
     """Returns the weights of a step: the planner's own losses alone in the warm-up, all of them after it."""
-    return dataclasses.replace(config.weights, action=0.0, text=0.0) if step < config.planner_steps else config.weights
+    warm_up = dataclasses.replace(config.weights, action=0.0, text=0.0, following=0.0)
+    return warm_up if step < config.planner_steps else config.weights

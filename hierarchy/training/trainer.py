@@ -17,8 +17,7 @@ from tensorboardX import SummaryWriter
 from hierarchy.batch import Batch
 from hierarchy.model.network import Network
 from hierarchy.training.checkpoint import open_manager, restore, save, save_batch
-from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
-from hierarchy.training.losses import plan_use
+from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_measure, make_step, step_weights
 
 Loader = Callable[[int], Iterator[tuple[Batch, dict[str, float]]]]
 """From the number of the first step to the batches from there on, with their statistics."""
@@ -65,7 +64,7 @@ def train(
     state = restore(manager, jax.eval_shape(lambda: initial_state(network, learner)))
     state = initial_state(network, learner) if state is None else state
     steps = {weights: make_step(network, learner, weights) for weights in {step_weights(learner, 0), learner.weights}}
-    measure = jax.jit(lambda params, batch: plan_use(network, params, batch))
+    measure = make_measure(network)
     first = int(state.step)
     batches = loader(first) if first < learner.steps else iter(())
     with Log(folder, first) as log, stop_signals() as stop, progress(title, learner.steps, first) as advance:

@@ -4,7 +4,18 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from experiments import compare_ratios, evaluate, evaluate_text, plan_kinds, record, scripted, three_rates, train
+from experiments import (
+    compare_ratios,
+    evaluate,
+    evaluate_text,
+    plan_contents,
+    plan_kinds,
+    prompts,
+    record,
+    scripted,
+    three_rates,
+    train,
+)
 
 MAINS = {
     "record": record.main,
@@ -14,6 +25,8 @@ MAINS = {
     "scripted": scripted.main,
     "evaluate_text": evaluate_text.main,
     "plan_kinds": plan_kinds.main,
+    "plan_contents": plan_contents.main,
+    "prompts": prompts.main,
     "three_rates": three_rates.main,
 }
 EPISODES, STEPS = 12, 6

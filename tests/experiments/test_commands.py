@@ -13,7 +13,9 @@ from experiments import evaluate, layouts, tasks, train
 from experiments.compare_ratios import CompareConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.evaluate_text import EvaluateTextConfig
+from experiments.plan_contents import PlanContentsConfig
 from experiments.plan_kinds import PlanKindsConfig
+from experiments.prompts import PromptsConfig
 from experiments.record import RecordConfig
 from experiments.rows import load
 from experiments.scripted import ScriptedConfig
@@ -31,6 +33,8 @@ CONFIGS = {
     "scripted": ScriptedConfig,
     "evaluate_text": EvaluateTextConfig,
     "plan_kinds": PlanKindsConfig,
+    "plan_contents": PlanContentsConfig,
+    "prompts": PromptsConfig,
     "three_rates": ThreeRatesConfig,
 }
 

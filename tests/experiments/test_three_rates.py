@@ -33,7 +33,7 @@ def trained(debug_run, tmp_path_factory):
 def test_the_patrol_trains_and_acts_at_two_ratios(trained, tmp_path, capsys):
     given = ["--run", trained, "--episodes", "2", "--ratio", "8", "--latency", "2", "--rows", tmp_path / "rows"]
     assert command("evaluate", *given, "--above-ratio", "64", "--above-latency", "8") == 0
-    assert "three_rate above_k64d8 on patrol, ratio 8, latency 2" in capsys.readouterr().out
+    assert "three_rate (above_k64d8) on patrol, ratio 8, latency 2" in capsys.readouterr().out
     assert "give --above-ratio, its ticks" in complaint(capsys, "evaluate", *given)
     (row,) = load(tmp_path / "rows")
     assert (row.agent, row.variant, row.ratio, row.latency) == ("three_rate", "above_k64d8", 8, 2)

@@ -9,7 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hierarchy.timeline as module
-from hierarchy.timeline import NO_PLAN, Timeline, age, draw, draw_timeline, periodic, recorded, ticks_from_seconds, visible
+from hierarchy.timeline import (
+    NO_PLAN,
+    Timeline,
+    age,
+    draw,
+    draw_irregular,
+    draw_timeline,
+    from_marks,
+    marks,
+    on_time,
+    periodic,
+    recorded,
+    ticks_from_seconds,
+    visible,
+)
 
 TICKS = 200
 
@@ -158,3 +172,47 @@ def test_workers_carry_a_latency_up_to_their_number_of_ratios():
 def test_recorded_refuses(observed, ready, message):
     with pytest.raises(ValueError, match=message):
         recorded(observed, ready)
+
+
+def test_irregular_gaps_have_the_ratio_as_their_mean_and_no_period():
+    rng, gaps = np.random.default_rng(0), {4: [], 16: []}
+    for ratio, found in gaps.items():
+        for _ in range(200):
+            timeline = draw_irregular(rng, TICKS, (ratio,), (3,))
+            assert timeline.observed[0] == 0
+            assert timeline.observed[-1] < TICKS
+            assert (timeline.ready - timeline.observed == 3).all()
+            found += np.diff(timeline.observed).tolist()
+    # Gaps that reach past the end are not seen, so that the mean is a little short of the ratio.
+    assert np.mean(gaps[4]) == pytest.approx(4, rel=0.05)
+    assert np.mean(gaps[16]) == pytest.approx(15, rel=0.1)
+    assert np.std(gaps[4]) == pytest.approx(np.sqrt(12), rel=0.1)
+
+
+def test_irregular_timelines_draw_every_ratio_and_latency():
+    rng = np.random.default_rng(1)
+    drawn = [draw_irregular(rng, TICKS, (2, 32), (0, 5), wait_for_first=True) for _ in range(60)]
+    assert {int(timeline.ready[-1] - timeline.observed[-1]) for timeline in drawn} == {0, 5}
+    counts = np.array([len(timeline.observed) for timeline in drawn])
+    assert (counts > 60).any()
+    assert (counts < 20).any()
+    assert all(timeline.ready[0] == 0 for timeline in drawn)
+
+
+@given(runs())
+def test_marks_tell_a_timeline(timeline):
+    ticks = int(timeline.observed[-1]) + 1 if len(timeline.observed) else 5
+    again = from_marks(marks(timeline, ticks))
+    np.testing.assert_array_equal(again.observed, timeline.observed)
+    np.testing.assert_array_equal(again.ready, timeline.ready)
+
+
+def test_marks_of_an_episode_that_ended_first():
+    assert marks(periodic(20, 4, 2), 6).tolist() == [2, -1, -1, -1, 6, -1]
+
+
+def test_what_is_read_on_time_has_the_same_updates_and_no_latency():
+    timeline = periodic(40, 4, 9, 1)
+    assert on_time(timeline, 12).observed.tolist() == on_time(timeline, 12).ready.tolist() == [0, 3, 7, 11]
+    assert age(on_time(timeline, 12), np.arange(12)).tolist() == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert on_time(recorded([], []), 12).observed.tolist() == []

@@ -108,3 +108,28 @@ def test_counts_have_no_largest():
     assert np.isfinite(x).all()
     assert np.abs(x).max() < 20
     assert len(np.unique(x.round(4), axis=0)) == 5
+
+
+def test_what_is_before_0_is_told_apart_and_what_is_after_is_as_it_was():
+    x = np.asarray(log_features(jnp.arange(-40, 41)))
+    assert np.isfinite(x).all()
+    assert len(np.unique(x.round(4), axis=0)) == 81
+    np.testing.assert_allclose(x[40:, 1], np.log1p(np.arange(41)), rtol=1e-6)
+    np.testing.assert_allclose(x[:41, 1], -x[40:, 1][::-1])
+
+
+def test_a_name_is_predicted_by_the_row_that_embeds_it():
+    """One table serves both, so that both learn it; the separator's row is no class."""
+
+    def model(row, x):
+        table = TokenEmbedding(NAMES, BINS, FIELDS, 2, WIDTH)
+        return table(row, row, row[:, 0]).sum(), table.logits(x, NAMES - 2)
+
+    made, row, x = hk.without_apply_rng(hk.transform(model)), jnp.ones((1, 1), jnp.int32), jnp.eye(3, WIDTH)
+    params = made.init(jax.random.key(0), row, x)
+    names = params["embedding"]["names"]
+    params["embedding"]["bias"] = jnp.arange(NAMES - 2.0)
+    expected = x @ names[: NAMES - 2].T / np.sqrt(WIDTH) + np.arange(NAMES - 2)
+    np.testing.assert_allclose(made.apply(params, row, x)[1], expected, atol=1e-5)
+    gradient = jax.grad(lambda params: made.apply(params, row, x)[1][:, 4].sum())(params)["embedding"]["names"]
+    assert np.flatnonzero(np.asarray(gradient).any(axis=1)).tolist() == [4]

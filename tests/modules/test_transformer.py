@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modules.masks import Place
-from modules.transformer import Transformer, TransformerConfig, empty_cache
+from modules.transformer import Run, Transformer, TransformerConfig, empty_cache, put
 
 CONFIG = TransformerConfig(width=8, layers=2, heads=2, feed_forward=12, window=4)
 TOKENS, A_TICK, SLOTS = 36, 3, 12
@@ -148,3 +148,15 @@ def test_sizes_that_make_no_transformer_are_refused(wrong):
     sizes = dict(width=8, layers=2, heads=2, feed_forward=12, window=4) | wrong
     with pytest.raises(ValueError, match=r"heads of an even size|at least 1|position is"):
         TransformerConfig(**sizes)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_runs_are_slots_side_by_side(axis):
+    rng = np.random.default_rng(axis)
+    old, new = rng.normal(size=(9, 9, 2)), rng.normal(size=(5, 9, 2) if axis == 0 else (9, 5, 2))
+    by_run = put(jnp.asarray(old), jnp.asarray(new), [Run(jnp.int32(6), 3), Run(jnp.int32(1), 2)], axis)
+    one_by_one = put(jnp.asarray(old), jnp.asarray(new), jnp.array([6, 7, 8, 1, 2]), axis)
+    np.testing.assert_array_equal(by_run, one_by_one)
+    expected = np.array(old, np.float32)
+    expected[(slice(None),) * axis + ([6, 7, 8, 1, 2],)] = new
+    np.testing.assert_array_equal(by_run, expected)

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 from dm_env import specs
 
-from experiments.replay import Acted, check_plans, difference, segment_of
+from experiments.replay import Acted, check_actions, check_plans, difference, segment_of
 from hierarchy.control.clock import Clock
 from hierarchy.control.link import Link
 from hierarchy.control.monitor import Monitor
@@ -120,14 +120,16 @@ class Bench:
     def acted(self, timeline: Timeline | None = None) -> Acted:
         """What `experiments.replay` reads of a run, under the recorded timeline or another."""
         rows = self.monitor.rows[: len(self.executed)]
-        without = np.array(self.flight.without, int)
-        return Acted(self.timeline() if timeline is None else timeline, rows["plan"], without, np.stack(self.flight.logits))
+        without, stopped = np.array(self.flight.without, int), np.array(self.flight.stopped, int)
+        timeline = self.timeline() if timeline is None else timeline
+        return Acted(timeline, rows["plan"], without, stopped, SAFE, np.zeros(0), np.stack(self.flight.logits))
 
     def disagreement(self, timeline: Timeline | None = None) -> float:
         """The largest difference of the parallel pass from what was acted on. A timeline that is given is not checked first."""
-        acted = self.acted(timeline)
+        acted, episode = self.acted(timeline), self.episode()
         if timeline is None:
             check_plans(acted)
+            check_actions(acted, episode)
         made = self.made
-        segment = segment_of(made.network, made.schema, made.layout.name, self.episode(), acted, Letters())
+        segment = segment_of(made.network, made.schema, made.layout.name, episode, acted, Letters())
         return float(difference(made.network, made.params, made.schema, segment, acted.logits).max())

@@ -12,7 +12,12 @@ def acted(timeline):
     """The ticks of the controller's calls, the actions [T, B, A], and the ids [T, B, chunk * A] last decoded at each tick."""
     made, calls = toy("chunked"), []
     tick = made.acting.tick
-    spied = made._replace(acting=made.acting._replace(tick=lambda *given: calls.append(int(given[4])) or tick(*given)))
+
+    def spy(params, cache, packed, reading):
+        calls.append(int(packed[0, 0]))
+        return tick(params, cache, packed, reading)
+
+    spied = made._replace(acting=made.acting._replace(tick=spy))
     agent, episodes = agent_of(spied, timeline), world(made)
     state, actions, ids = agent.begin([0, 1, 2]), [], []
     for now in range(made.ticks):

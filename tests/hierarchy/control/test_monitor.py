@@ -2,12 +2,16 @@
 
 import gc
 import json
+import multiprocessing
+import os
+import select
 import time
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
 
-from hierarchy.control.monitor import MOMENTS, Monitor, ages, misses, summary, tick_lines, trace
+from hierarchy.control.monitor import MOMENTS, Monitor, ages, misses, shown, summary, tick_lines, trace
 from hierarchy.control.priority import CollectorPauses, settle_collector, wake_collector
 
 PERIOD_S = 0.02
@@ -24,7 +28,7 @@ def filled(ticks: int = 100, late: dict[int, int] | None = None) -> Monitor:
         computed = deadline + took
         plan = tick - 4 - tick % 10 if tick >= 10 else -1
         moments = (deadline, deadline, deadline + MS // 2, deadline + MS, computed, computed + MS, deadline - MS)
-        monitor.rows[tick] = (*moments, 1, tick, plan)
+        monitor.rows[tick] = (*moments, 1, tick, plan, plan)
     return monitor
 
 
@@ -60,6 +64,18 @@ def test_without_deadlines_nothing_is_missed():
     assert found["deadline_to_action_ms"] is None
 
 
+def test_plans_that_were_taken_and_too_old_to_be_acted_on_count_as_plans():
+    monitor = filled()
+    monitor.rows["plan"][40:] = -1
+    found = summary(monitor.done(), PERIOD_S)
+    assert found["slow_hz"] == pytest.approx(9 / (99 * PERIOD_S))
+    assert found["ticks_without_plan"] == 70
+    # A plan that is taken up again is not another plan.
+    monitor = filled()
+    monitor.rows["plan"][43:46] = -1
+    assert summary(monitor.done(), PERIOD_S)["slow_hz"] == pytest.approx(9 / (99 * PERIOD_S))
+
+
 def test_the_time_between_episodes_is_no_tick():
     monitor = filled(20)
     for name in (*MOMENTS, "stamped"):
@@ -68,15 +84,52 @@ def test_the_time_between_episodes_is_no_tick():
     assert summary(monitor.done(), PERIOD_S)["fast_hz"] == pytest.approx(50)
 
 
+def say_lines(monitor: Monitor, pipe: Connection) -> None:
+    while pipe.recv():
+        pipe.send(monitor.line())
+
+
 def test_another_process_sees_the_rows_while_they_are_written():
-    """The watcher's copy is the same memory. It is inherited, as by a process that is spawned."""
-    monitor = Monitor(8, PERIOD_S)
-    other = object.__new__(Monitor)
-    other.__setstate__(monitor.__getstate__())
-    assert other.line() == "waiting for tick 0"
+    monitor, (here, there) = Monitor(8, PERIOD_S), multiprocessing.Pipe()
+    other = multiprocessing.get_context("spawn").Process(target=say_lines, args=(monitor, there), daemon=True)
+    other.start()
+
+    def line() -> str:
+        here.send(True)
+        assert here.poll(120)
+        return here.recv()
+
+    assert line() == "waiting for tick 0"
     monitor.rows[:3] = filled(3).rows[:3]
-    assert len(other.done()) == 3
-    assert other.line().startswith("tick 3: 50.0 Hz, 3.00 ms p50")
+    assert line().startswith("tick 3: 50.0 Hz, 3.00 ms p50")
+    here.send(False)
+    other.join(120)
+    assert other.exitcode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals of its own")
+def test_a_run_without_a_watcher_has_its_line_in_the_terminal(monkeypatch):
+    monitor, (reading, terminal) = filled(3), os.openpty()
+    before = os.dup(2)
+    os.dup2(terminal, 2)
+    try:
+        with open(2, "w", closefd=False) as stderr:
+            monkeypatch.setattr("sys.stderr", stderr)
+            with shown(monitor):
+                assert select.select([reading], [], [], 120)[0]
+                assert b"tick 3: 50.0 Hz" in os.read(reading, 1000)
+    finally:
+        os.dup2(before, 2)
+        for each in (before, reading, terminal):
+            os.close(each)
+    assert not multiprocessing.active_children()
+
+
+def test_without_a_terminal_nothing_is_started(monkeypatch):
+    with open(os.devnull, "w") as nowhere:
+        monkeypatch.setattr("sys.stderr", nowhere)
+        with shown(filled(3)):
+            assert not multiprocessing.active_children()
 
 
 def test_one_line_of_json_a_tick():

@@ -17,6 +17,7 @@ import pytest
 from experiments.replay import TOLERANCE
 from hierarchy.control.link import Link
 from hierarchy.control.planner_process import FAILURES, Pace, Patience, PlannerBeside, _Watch
+from hierarchy.control.usage import machine_s, process_s
 from tests.hierarchy.control.real_time_toys import SAFE, Bench, seen_at
 from tests.hierarchy.control.test_real_time import plan_of
 from tests.hierarchy.control.toy_parts import make
@@ -45,7 +46,7 @@ def corrupt(bench: Bench, process: int, generation: int) -> None:
 
 def scribble(bench: Bench, process: int, generation: int) -> None:
     """Writes over the plan in shared memory, in the middle of which its planner then dies."""
-    bench.link.plans._bytes[16:400] = os.urandom(384)
+    bench.link.plans.damage(os.urandom(384))
     os.kill(process, signal.SIGKILL)
 
 
@@ -126,6 +127,45 @@ def test_the_controller_misses_no_tick_for_its_planner():
     # The gaps of the outages are there; a planner that had not read again would have been refused.
     assert np.sort(np.diff(timeline.observed))[-len(harmed) :].min() > RATIO
     assert bench.disagreement(timeline._replace(ready=timeline.ready + 1)) > 10 * TOLERANCE
+
+
+def test_plans_are_held_back_as_asked_for_and_the_parallel_pass_agrees():
+    bench, pace = Bench(HORIZON, 0.02), Pace(RATIO, late_share=0.5, late_s=0.3)
+    with PlannerBeside(make, bench.link, pace=pace, patience=Patience(silent_s=NEVER_S)) as beside:
+        beside.wait_ready(LONGEST_S)
+        bench.begin()
+        tick_until(bench, lambda: len(bench.flight.taken) >= 24, time.monotonic() + LONGEST_S)
+    updates = bench.flight.updates
+    late = np.array([update.held_back for update in updates])
+    assert 4 <= (late > 0).sum() <= len(late) - 4
+    assert late.max() <= 0.3e9
+    assert all(update.ended - update.began >= update.held_back for update in updates)
+    assert [update.observed for update in updates] == [int(np.flatnonzero(read)[-1]) for _, read in bench.flight.taken]
+    check(bench)
+
+
+@pytest.mark.skipif(machine_s() is None, reason="this system does not tell what its processors do")
+def test_a_planner_computes_the_share_of_the_time_that_it_is_told_to():
+    """Whatever else runs here, it uses no more, and more where it is told to do more."""
+    used = {}
+    for duty in (0.0, 0.3, 1.0):
+        bench = Bench(HORIZON, 0.02)
+        with PlannerBeside(make, bench.link, pace=Pace(50, duty=duty), patience=Patience(silent_s=NEVER_S)) as beside:
+            beside.wait_ready(LONGEST_S)
+            bench.begin()
+            _, process = newest(beside)
+            before, began = process_s(process), time.monotonic()
+            while bench.state.agent.tick < 150:
+                bench.tick()
+            used[duty] = (process_s(process) - before) / (time.monotonic() - began)
+        check(bench)
+        # What it computes beside its updates is nobody's.
+        timeline = bench.timeline()
+        assert np.diff(timeline.observed).min(initial=50) >= 50
+        assert (len(timeline.observed) > 0) == (duty > 0)
+    assert used[0.0] < 0.1
+    assert used[0.0] < used[0.3] < 0.45
+    assert used[0.3] < used[1.0]
 
 
 def test_a_thread_will_do_where_there_are_no_processes():

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from experiments.replay import TOLERANCE, check_plans
+from experiments.replay import TOLERANCE, check_actions, check_plans
 from hierarchy.control.link import Arrived
+from hierarchy.control.planner_process import Pace, PlannerWithin
 from hierarchy.control.real_time import Late, timeline_of
 from hierarchy.timeline import Timeline, age, recorded, visible
 from tests.hierarchy.control.real_time_toys import SAFE, Bench, seen_at
+from tests.hierarchy.control.toy_parts import make
 
 TICKS = 48
 
@@ -90,7 +92,7 @@ def plan_of(bench: Bench, tick: int, read: list[int], reading: float | np.ndarra
     """A plan made by hand."""
     mask = np.isin(np.arange(bench.horizon), read)
     vector = np.full(bench.link.reading_size, reading, np.float32)
-    return Arrived(1, generation, tick, 0, 0, mask, vector)
+    return Arrived(1, generation, tick, 0, 0, 0, mask, vector)
 
 
 def broken(bench: Bench) -> dict[str, Arrived]:
@@ -190,6 +192,8 @@ def test_a_late_plan_meets_its_policy_exactly_beyond_its_age(then):
     np.testing.assert_array_equal(np.stack(bench.executed)[~stopped], np.stack(bench.flight.decoded)[~stopped])
     seen = np.where(np.isin(np.arange(TICKS), bench.flight.without), -1, np.where(old < 0, -1, np.arange(TICKS) - old))
     np.testing.assert_array_equal(bench.monitor.rows["plan"], seen)
+    # What was there is known even where it was not acted on.
+    np.testing.assert_array_equal(bench.monitor.rows["newest"], np.where(old < 0, -1, np.arange(TICKS) - old))
     # Up to the first stale tick all policies act alike; there, those that drop the plan say something else.
     first = stale[0] if stale else TICKS
     np.testing.assert_array_equal(bench.flight.logits[:first], held.flight.logits[:first])
@@ -201,6 +205,37 @@ def test_a_late_plan_meets_its_policy_exactly_beyond_its_age(then):
         with pytest.raises(ValueError, match=f"tick {kept} acted on the plan of tick -1"):
             bench.disagreement()
         assert bench.disagreement(bench.timeline()) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("wrong", ["a stop that was not", "no stop where there was one", "another safe action"])
+def test_a_replay_tells_what_was_executed_from_what_was_not(wrong):
+    bench = Bench(24, late=Late("stop", 12))
+    fly(bench, LATE_PLANS, 24)
+    acted, episode = bench.acted(), bench.episode()
+    assert acted.stopped.tolist() == [*range(13, 20), 23]
+    check_actions(acted, episode)
+    changed, tick = {
+        "a stop that was not": (acted._replace(stopped=np.append(acted.stopped, 3)), 3),
+        "no stop where there was one": (acted._replace(stopped=acted.stopped[1:]), 13),
+        "another safe action": (acted._replace(safe=SAFE + 1), 13),
+    }[wrong]
+    with pytest.raises(ValueError, match=f"tick {tick} executed"):
+        check_actions(changed, episode)
+
+
+def test_a_planner_in_the_controllers_loop_is_waited_for():
+    """Its plans are of the tick that they are used at, every `ratio` ticks, in one episode after the other."""
+    bench = Bench(21)
+    bench.agent._within = within = PlannerWithin(make, bench.link, Pace(4))
+    within.warm_up()
+    for _ in range(2):
+        bench.begin()
+        for _ in range(10):
+            bench.tick()
+        timeline = bench.timeline()
+        assert timeline.observed.tolist() == timeline.ready.tolist() == [0, 4, 8]
+    bench.monitor.rows[:10] = bench.monitor.rows[10:20]
+    assert bench.disagreement() <= TOLERANCE
 
 
 def test_stopping_counts_the_ticks_before_the_first_plan_too():
@@ -228,6 +263,27 @@ def test_updates_that_nobody_saw_are_ready_with_the_one_that_was():
     first, third = np.isin(np.arange(horizon), [0]), np.isin(np.arange(horizon), [0, 2, 3])
     assert [each.tolist() for each in timeline_of([(1, first), (5, third)])] == [[0, 2, 3], [1, 5, 5]]
     assert [each.tolist() for each in timeline_of([])] == [[], []]
+
+
+def test_an_update_is_due_a_ratio_after_the_last_and_never_of_a_tick_that_is_not_there():
+    pace = Pace(4)
+    assert [pace.due(newest, -1) for newest in (-1, 0, 3)] == [False, True, True]
+    assert [pace.due(newest, 2) for newest in (2, 5, 6, 9)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"ratio": 0}, "ratio 0 is at least 1"),
+        ({"duty": 1.5}, "a duty of 1.5"),
+        ({"late_share": 0.5}, "a share of 0.5 of plans held back by up to 0 s"),
+        ({"late_s": 1.0}, "a share of 0 of plans held back by up to 1 s"),
+        ({"late_share": 2.0, "late_s": 1.0}, "a share of 2 of plans"),
+    ],
+)
+def test_paces_that_cannot_be_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Pace(**wrong)
 
 
 def test_policies_that_cannot_be_are_refused():

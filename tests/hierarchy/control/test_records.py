@@ -80,8 +80,19 @@ def test_a_writer_killed_half_way_is_taken_over_from():
 def test_words_written_behind_the_locks_back_are_not_read():
     records = Records(WIDE)
     records.write(record_of(WIDE, {"number": 1, "copies": 1}))
-    records._bytes[200:208] = b"\xff" * 8
+    records.damage(b"\xff" * 8)
     assert records.read() is None
+    records.write(record_of(WIDE, {"number": 2, "copies": 2}))
+    assert records.read()[1]["number"] == 2
+
+
+def test_damage_stays_within_its_row():
+    records = Records(WIDE, rows=3)
+    for row in range(3):
+        records.write(record_of(WIDE, {"number": row, "copies": row}), row)
+    records.damage(b"\xff" * 10**6, 1)
+    assert records.read(1) is None
+    assert [int(records.read(row)[1]["number"]) for row in (0, 2)] == [0, 2]
 
 
 def test_a_record_that_was_read_does_not_change():

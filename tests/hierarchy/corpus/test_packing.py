@@ -378,6 +378,19 @@ def test_every_tick_is_as_likely_to_bear_loss(segment_ticks):
     assert counts.max() < 1.15 * counts.mean()
 
 
+def wherever_a_whole_window_fits(rng, encoded, packing):
+    start = int(rng.integers(0, encoded.ticks - packing.segment_ticks))
+    return start, start + packing.segment_ticks
+
+
+@pytest.mark.parametrize(("windows", "found"), [(draw_window, True), (wherever_a_whole_window_fits, False)])
+def test_the_last_step_of_an_episode_is_learnt(windows, found):
+    """The mistake of others: a start drawn below T - length, so that no window ever holds the last step."""
+    _, _, encoded = toy(50)
+    rng, packing = np.random.default_rng(0), Packing(segment_ticks=7)
+    assert any(windows(rng, encoded, packing)[1] == encoded.ticks for _ in range(2000)) == found
+
+
 @pytest.mark.parametrize("planner", [True, False])
 def test_without_segments_an_episode_is_read_whole_or_as_far_as_a_row_goes(planner):
     layout = toy_layout(planner=planner)

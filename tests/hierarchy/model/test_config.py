@@ -17,13 +17,13 @@ PUBLISHED = {"79M": 78.1e6, "364M": 363.7e6, "1.18B": 1177e6}
 
 
 @functools.cache
-def shapes(preset: str) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+def shapes(preset: str, tasks: tuple[str, ...] = ("patrol",)) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """The parameters of a preset that reads the patrol and as many pieces of text as Gato, as shapes: nothing is allocated."""
-    return jax.eval_shape(build(PRESETS[preset], schema_of(("patrol",), TEXT_IDS, "two_rate")).init, jax.random.key(0))
+    return jax.eval_shape(build(PRESETS[preset], schema_of(tasks, TEXT_IDS, "two_rate")).init, jax.random.key(0))
 
 
-def count(preset: str, part: str) -> int:
-    modules = [leaves for name, leaves in shapes(preset).items() if name.startswith(part)]
+def count(preset: str, part: str, tasks: tuple[str, ...] = ("patrol",)) -> int:
+    modules = [leaves for name, leaves in shapes(preset, tasks).items() if name.startswith(part)]
     return sum(math.prod(leaf.shape) for leaves in modules for leaf in leaves.values())
 
 
@@ -44,6 +44,24 @@ def test_a_layer_is_of_the_family_that_fits_the_published_counts(preset):
     words = shapes(preset)["planner/embedding"]["names"].shape
     assert words == (TEXT_IDS + 1, d)
     assert [name for name, leaves in shapes(preset).items() for leaf in leaves.values() if leaf.shape[-1:] == (TEXT_IDS,)] == []
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_a_planner_that_says_text_has_them_too(preset):
+    """What predicts a piece is the table that embeds it: with a matrix of its own there would be 32 000 rows more."""
+    tasks = ("patrol", "text")
+    named = float(preset[:-1]) * {"M": 1e6, "B": 1e9}[preset[-1]]
+    assert count(preset, "planner", tasks) == pytest.approx(PUBLISHED[preset], rel=0.015)
+    assert count(preset, "planner", tasks) == pytest.approx(named, rel=0.015)
+    large = {
+        (name, leaf): each.shape
+        for name, leaves in shapes(preset, tasks).items()
+        for leaf, each in leaves.items()
+        if max(each.shape) >= TEXT_IDS
+    }
+    width = {model: getattr(PRESETS[preset], model).width for model in ("planner", "controller")}
+    tables = {(f"{model}/embedding", "names"): (TEXT_IDS + 1, width[model]) for model in width}
+    assert large == tables | {(f"{model}/embedding", "bias"): (TEXT_IDS,) for model in width}
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)

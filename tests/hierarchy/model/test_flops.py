@@ -8,10 +8,20 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.tasks import schema_of
-from hierarchy.layout import tokens_between, tokens_per_reading, tokens_per_update
+from hierarchy.control.agent import compile_acting, lay_out
+from hierarchy.layout import BINS, tokens_between, tokens_per_reading, tokens_per_update
 from hierarchy.model import stepwise
 from hierarchy.model.config import PRESETS
-from hierarchy.model.flops import TABLES, flops_per_tick, follow_flops, parameters, tick_flops, update_flops
+from hierarchy.model.flops import (
+    HEAD_FEATURES,
+    TABLES,
+    flops_per_tick,
+    follow_flops,
+    parameters,
+    tick_flops,
+    tick_passes,
+    update_flops,
+)
 from hierarchy.model.network import build
 from tests.hierarchy.model.two_rate_toys import relative
 
@@ -28,9 +38,15 @@ CASES = [
         ("demo", "patrol", "cross_attention"),
         ("demo", "reacher_easy", "cross_attention"),
         ("demo", "patrol", "relative"),
+        ("demo", "reacher_easy", "at_once"),
+        ("text", "text", "at_once"),
     )
 ]
-KINDS = {"quantised": lambda config: dataclasses.replace(config, plan_levels=(5,)), "relative": relative}
+KINDS = {
+    "at_once": lambda config: config,
+    "quantised": lambda config: dataclasses.replace(config, plan_levels=(5,)),
+    "relative": relative,
+}
 NUMBER = jax.ShapeDtypeStruct((), jnp.int32)
 
 
@@ -39,6 +55,8 @@ def parts(preset: str, task: str, read: str = "cross_attention", agent: str = "t
     if agent != "two_rate":
         config = dataclasses.replace(config, planner=None)
     schema = schema_of((task,), 280, agent)
+    if read == "at_once":
+        schema = dataclasses.replace(schema, layouts=tuple(dataclasses.replace(each, at_once=True) for each in schema.layouts))
     network = build(config, schema)
     return config, schema, schema[task], network, jax.eval_shape(network.init, jax.random.key(0))
 
@@ -89,6 +107,30 @@ def test_what_is_followed_costs_what_xla_says_and_that_is_the_same_at_every_rati
     costs = [flops_per_tick(config, schema, layout, ratio) for ratio in (1, 2, 8, 32)]
     plan = update_flops(config, schema, layout) - follow_flops(config, schema, layout)
     assert [round(costs[0] - cost) for cost in costs] == [round(plan * (1 - 1 / ratio)) for ratio in (1, 2, 8, 32)]
+
+
+@pytest.mark.parametrize("read", ["cross_attention", "film", "prefix"])
+def test_a_pass_reads_every_weight_that_a_tick_is_given_but_the_embeddings(read):
+    config, schema, layout, network, params = parts("demo", "reacher_easy", read)
+    acting = compile_acting(network, schema, layout.name)
+    given = lay_out(acting, params).tick
+    leaves = {f"{module}/{name}": leaf for module, each in given.items() for name, leaf in each.items()}
+    embedding = ("controller/embedding/", "controller/age/")
+    weights = sum(leaf.size for name, leaf in leaves.items() if not name.startswith(embedding)) + HEAD_FEATURES * BINS
+    cache = jax.eval_shape(lambda: stepwise.controller_cache(network, layout))
+    plan = jax.eval_shape(functools.partial(stepwise.no_plan, network), params).reading
+    held = sum(leaf.size for leaf in jax.tree.leaves((cache.layers, plan)))
+    assert {each.bytes for each in tick_passes(config, schema, layout)} == {4 * (weights + held)}
+
+
+def test_passes_are_one_a_token_or_one_for_all():
+    config, schema, layout, _, _ = parts("text", "text")
+    _, schema_at_once, layout_at_once, _, _ = parts("text", "text", "at_once")
+    one_by_one, at_once = tick_passes(config, schema, layout), tick_passes(config, schema_at_once, layout_at_once)
+    reading, rest = tokens_per_reading(layout), layout.action.size - 1
+    assert [each.tokens for each in one_by_one] == [reading] + [1] * rest
+    assert [each.tokens for each in at_once] == [reading + rest]
+    assert sum(each.flops for each in at_once) == pytest.approx(sum(each.flops for each in one_by_one), rel=0.05)
 
 
 def test_a_planner_update_is_worth_its_own_rate():

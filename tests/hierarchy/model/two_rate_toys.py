@@ -96,11 +96,19 @@ def watching() -> Layout:
     return dataclasses.replace(layout, planner=(*layout.planner, PICTURE, done))
 
 
+def at_once(layout: Layout) -> Layout:
+    """Returns the layout whose actions are decoded in one pass."""
+    return dataclasses.replace(layout, at_once=True)
+
+
 KINDS = {
     "pooled": Kind(with_signs(toy_layout())),
     "film": Kind(toy_layout(elements=3), dataclasses.replace(MODEL, plan_read="film")),
     "scalars": Kind(toy_layout(elements=2, pooled=False, discrete=True), ticks=32),
     "prefix": Kind(toy_layout(elements=2), dataclasses.replace(MODEL, plan_read="prefix")),
+    "at_once": Kind(at_once(toy_layout(elements=3))),
+    "at_once_scalars": Kind(at_once(toy_layout(elements=3, pooled=False)), ticks=32),
+    "single_rate_at_once": Kind(single_rate(at_once(talking(pictures=True))), ALONE, ticks=32),
     "quantised": Kind(toy_layout(), dataclasses.replace(MODEL, plan_levels=(3, 4))),
     "relative": Kind(with_signs(toy_layout(elements=2)), relative(MODEL)),
     "single_rate": Kind(toy_layout(elements=2, planner=False), ALONE),

@@ -1,0 +1,487 @@
+"""How long a tick takes, beside the least that this machine could take for it and beside other ways to execute it.
+
+    python -m experiments.measure_latency --json runs/latency.json
+    python -m experiments.measure_latency --parts single
+    python -m experiments.measure_latency --parts soak --soak 360000
+
+Weights are random, and an operating point stands for a task: 20 observation and 6 action tokens, a window of 16 ticks, a plan of
+8 keys and values a layer. See experiments/measure_latency.md for what the columns mean and what to expect. About 6 minutes; every
+part alone takes less than 3, but for `soak`, which is as long as it is asked to be.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress, TimeRemainingColumn
+from rich.table import Table
+
+from experiments import ways_to_tick
+from experiments.train import cache_compilations
+from experiments.ways_to_tick import SHAPES, Model, Point, Way, of_parameters, sized
+from hierarchy.control import priority
+from hierarchy.control.agent import Agent
+from hierarchy.control.clock import Clock
+from hierarchy.model.flops import Pass, flops_per_tick, parameters, tick_passes
+from hierarchy.timeline import periodic
+
+Part = Literal["ways", "paced", "fit", "single", "soak"]
+Timed = dict[str, np.ndarray]
+"""Milliseconds of every call, by way."""
+OURS, AT_ONCE = "one call a tick", "one pass for all action tokens"
+TOTALS = ("20M", "100M")
+AGREE_FROM, TIMED_FROM = 1000, 2000
+"""First ticks of what is compared and of what is timed: what caches hold of earlier ones is out of their windows."""
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyConfig:
+    """parts: what to measure. `ways`: one tick in every way, beside the floor. `paced`: ticks at `hz`. `fit`: the largest
+        controller and planner that keep up with `hz`. `single`: against one model of equal size at every tick. `soak`: many ticks
+        of a whole agent, which may neither compile nor grow.
+    json: where the figures are written, if anywhere. controller, planner: sizes, by their parameters. ratio: ticks an update.
+    seconds: of calls that each way gets. cores: that this process keeps to, the last ones; a controller has one. soak: ticks of
+        that part.
+    """
+
+    parts: tuple[Part, ...] = ("ways", "paced", "fit", "single")
+    json: Path | None = None
+    point: tyro.conf.OmitArgPrefixes[Point] = Point()
+    controller: str = "1M"
+    planner: str = "16M"
+    ratio: int = 8
+    hz: float = 50.0
+    seconds: float = 5.0
+    cores: int = 1
+    soak: int = 36_000
+
+    def __post_init__(self) -> None:
+        if self.hz <= 0 or self.seconds <= 0 or min(self.ratio, self.cores, self.soak) < 1:
+            raise ValueError("hz and seconds are above 0; ratio, cores and soak at least 1")
+        for size in (self.controller, self.planner):
+            sized(size, self.point.window)
+
+
+def interleave(ways: dict[str, Callable[[int], Any]], seconds: float, what: str, rounds: int = 20) -> Timed:
+    """Returns how long calls took, `seconds` of them a way, in turns, so that what disturbs the machine disturbs all ways.
+
+    The first two calls of a turn are left out where it has more than ten: another way's data fills the processor's caches.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    ticks, spent = dict.fromkeys(ways, TIMED_FROM), dict.fromkeys(ways, 0.0)
+    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), transient=True) as progress:
+        task = progress.add_task(what, total=rounds)
+        for turn in range(rounds):
+            for name, way in ways.items():
+                own = []
+                while spent[name] < seconds * (turn + 1) / rounds:
+                    began = time.perf_counter()
+                    way(ticks[name])
+                    own.append(time.perf_counter() - began)
+                    ticks[name], spent[name] = ticks[name] + 1, spent[name] + own[-1]
+                taken[name] += own[2:] if len(own) > 10 else own
+            progress.advance(task)
+    return {name: 1e3 * np.array(times) for name, times in taken.items()}
+
+
+def paced(ways: dict[str, Way], hz: float, seconds: float) -> Timed:
+    """Returns how long ticks took that came `hz` times a second, a second of each way in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    clock, each = Clock(1 / hz), max(int(hz), 1)
+    for turn in range(max(round(seconds), 1)):
+        for name, way in ways.items():
+            clock.start(time.monotonic_ns() + round(1e9 / hz))
+            for n in range(each):
+                clock.wait(n)
+                began = time.perf_counter()
+                way(each * turn + n)
+                taken[name].append(time.perf_counter() - began)
+    return {name: 1e3 * np.array(times) for name, times in taken.items()}
+
+
+class Machine:
+    """What this process' cores can do: `multiply` and `read` are ways that take as long as so many operations, so many bytes."""
+
+    FLOPS = 2 * 512**3
+
+    def __init__(self, working_set: int):
+        self.bytes = working_set
+        a, b = np.random.default_rng(0).standard_normal((2, 512, 512), np.float32)
+        place, data = jax.device_put(a), np.random.default_rng(0).standard_normal(working_set // 4, np.float32)
+        product = jax.jit(lambda x: x @ x).lower(place).compile()
+        multiply = [lambda _: a @ b, lambda _: np.asarray(product(place))]
+        read = [lambda _: data.max(), lambda _: data.sum(), lambda _: data @ data]
+        self.multiply, self.read = (min(ways, key=_quickest) for ways in (multiply, read))
+
+
+def _quickest(way: Callable[[int], Any]) -> float:
+    """Returns the least time of a few calls, s."""
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        way(0)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def floor_ms(passes: Sequence[Pass], rate: float, bandwidth: float) -> float:
+    """Returns the least time of a tick: for each pass that of its operations or of its bytes, whichever is longer.
+
+    rate: operations a second. bandwidth: bytes a second.
+    """
+    return 1e3 * sum(max(each.flops / rate, each.bytes / bandwidth) for each in passes)
+
+
+def passes_of(model: Model) -> list[Pass]:
+    """Returns the passes of a model's tick."""
+    return tick_passes(model.network.config, model.schema, model.layout)
+
+
+def p50(times: np.ndarray) -> float:
+    return float(np.percentile(times, 50))
+
+
+def p99(times: np.ndarray) -> float:
+    return float(np.percentile(times, 99))
+
+
+def torch_ways(model: Model, at_once: Model, notes: list[str]) -> dict[str, Way]:
+    """Returns PyTorch's ways; a note instead of those that cannot be had."""
+    try:
+        import torch
+    except ImportError:
+        notes.append("PyTorch is not installed, so it is not compared with: pip install -r requirements-extras.txt")
+        return {}
+    torch.set_num_threads(len(priority.cores()))
+    ways = {}
+    for name, of in ((OURS, model), (AT_ONCE, at_once)):
+        for kind in ("eager", "compiled"):
+            way = ways_to_tick.in_torch(of, kind == "compiled")
+            try:
+                for tick in range(3):
+                    way(tick)
+            except Exception as error:
+                notes.append(f"PyTorch {kind} does not run here ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+                continue
+            ways[f"PyTorch {kind}, {name}"] = way
+    return ways
+
+
+def agree(ways: dict[str, Way], ours: str, ticks: int = 40) -> dict[str, float]:
+    """Returns the largest difference of each way's actions from ours, in [-1, 1], over ticks that no warm-up reaches."""
+    expected = {tick: ways[ours](tick) for tick in range(AGREE_FROM, AGREE_FROM + ticks)}
+    others = {name: way for name, way in ways.items() if name != ours}
+    return {name: max(float(np.abs(way(tick) - unit).max()) for tick, unit in expected.items()) for name, way in others.items()}
+
+
+def measure_ways(config: LatencyConfig, models: tuple[Model, Model], notes: list[str]) -> dict[str, Any]:
+    """Returns the tick of every way beside the floor."""
+    model, at_once = models
+    total = parameters(model.network)
+    alone = ways_to_tick.single(config.point, of_parameters(total, config.point.window))
+    notes.append(f"the single-rate model has {parameters(alone.network):,} parameters, planner and controller {total:,}")
+    same = {
+        "one call a token": ways_to_tick.call_by_call(model, True),
+        "one call an action token": ways_to_tick.call_by_call(model, False),
+        OURS: ways_to_tick.one_call_a_tick(model),
+    }
+    in_torch = torch_ways(model, at_once, notes)
+    once = {AT_ONCE: ways_to_tick.one_call_a_tick(at_once)}
+    same |= {name: way for name, way in in_torch.items() if name.endswith(OURS)}
+    once |= {name: way for name, way in in_torch.items() if name.endswith(AT_ONCE)}
+    apart = agree(same, OURS) | agree(once, AT_ONCE)
+    machine = Machine(passes_of(model)[0].bytes)
+    others = {
+        "recomputing the window": ways_to_tick.recomputing(model),
+        "one model of the same size": ways_to_tick.one_call_a_tick(alone),
+    }
+    for way in others.values():
+        way(0)
+    probes = {"multiply": machine.multiply, "read": machine.read}
+    timed = interleave(probes | same | once | others, config.seconds, "a tick in every way")
+    rate, bandwidth = Machine.FLOPS / p50(timed["multiply"]) * 1e3, machine.bytes / p50(timed["read"]) * 1e3
+    least = {name: floor_ms(passes_of(model), rate, bandwidth) for name in (*same, "recomputing the window")}
+    least |= {name: floor_ms(passes_of(at_once), rate, bandwidth) for name in once}
+    least["one model of the same size"] = floor_ms(passes_of(alone), rate, bandwidth)
+    rows = [
+        {
+            "way": name,
+            "p50_ms": p50(timed[name]),
+            "p99_ms": p99(timed[name]),
+            "floor_ms": least[name],
+            "over_floor": p50(timed[name]) / least[name],
+            "over_ours": p50(timed[name]) / p50(timed[AT_ONCE if name in once else OURS]),
+            "calls": len(timed[name]),
+            "difference": apart.get(name),
+        }
+        for name in least
+    ]
+    passes = {name: [each._asdict() for each in passes_of(of)] for name, of in ((OURS, model), (AT_ONCE, at_once))}
+    return {"flop_per_s": rate, "bytes_per_s": bandwidth, "working_set": machine.bytes, "passes": passes, "rows": rows}
+
+
+def measure_paced(config: LatencyConfig, models: tuple[Model, Model], notes: list[str]) -> list[dict[str, Any]]:
+    """Returns ticks at the rate at which they are wanted: caches are cold and clocks slow between them."""
+    ways = {name: ways_to_tick.one_call_a_tick(model) for name, model in zip((OURS, AT_ONCE), models)}
+    for way in ways.values():
+        _quickest(way)
+    timed = paced(ways, config.hz, 2 * config.seconds)
+    return [{"way": name, "p50_ms": p50(times), "p99_ms": p99(times), "ticks": len(times)} for name, times in timed.items()]
+
+
+def measure_fit(config: LatencyConfig) -> dict[str, Any]:
+    """Returns the largest controller whose paced ticks, and the largest planner whose updates, keep up at the 99th percentile."""
+    period = 1e3 / config.hz
+
+    def controller(size: str) -> np.ndarray:
+        planner = sized("0.5M", config.point.window)
+        way = ways_to_tick.one_call_a_tick(ways_to_tick.two_rate(config.point, planner, sized(size, config.point.window)))
+        if 1e3 * _quickest(way) > period:
+            return np.array([1e3 * _quickest(way)])
+        return paced({size: way}, config.hz, 3)[size]
+
+    def planner(size: str) -> np.ndarray:
+        small = sized("0.5M", config.point.window)
+        way = ways_to_tick.update(ways_to_tick.two_rate(config.point, sized(size, config.point.window), small))
+        way(0)
+        return interleave({size: way}, 3, f"updates of a {size} planner", 1)[size]
+
+    tried = {"controller": _largest(controller, period), "planner": _largest(planner, config.ratio * period)}
+    return {"hz": config.hz, "ratio": config.ratio} | tried
+
+
+def _largest(measure: Callable[[str], np.ndarray], limit_ms: float) -> list[dict[str, Any]]:
+    """Returns what was tried: sizes from a small one up, each about as much larger as the time allows, until one does not fit."""
+    sizes, tried, at = list(SHAPES), [], 1
+    counts = np.array([10 * width**2 * layers for width, layers in SHAPES.values()])
+    while at < len(sizes) and (not tried or tried[-1]["fits"]):
+        times = measure(sizes[at])
+        fits = p99(times) <= limit_ms
+        tried.append({"size": sizes[at], "p50_ms": p50(times), "p99_ms": p99(times), "fits": fits})
+        # Time grows no faster than size: a size that would fit by that is not tried on the way to a larger one.
+        reach = int(np.searchsorted(counts, counts[at] * limit_ms / p99(times) / 1.5, side="right")) - 1
+        at = max(at + 1, min(reach, len(sizes) - 1))
+    while at > 1 and not tried[-1]["fits"] and sizes[at := sizes.index(tried[-1]["size"]) - 1] not in {t["size"] for t in tried}:
+        times = measure(sizes[at])
+        tried.append({"size": sizes[at], "p50_ms": p50(times), "p99_ms": p99(times), "fits": p99(times) <= limit_ms})
+    return tried
+
+
+def measure_single(config: LatencyConfig) -> list[dict[str, Any]]:
+    """Returns planner and 5M controller against one model of their size, which reads everything at every tick."""
+    rows, window = [], config.point.window
+    controller = sized("5M", window)
+    for total, planner in zip(TOTALS, ("16M", "96M")):
+        both = ways_to_tick.two_rate(config.point, sized(planner, window), controller)
+        alone = ways_to_tick.single(config.point, of_parameters(parameters(both.network), window))
+        tick, update, every = "tick", "update", "one model"
+        ways = {
+            tick: ways_to_tick.one_call_a_tick(both),
+            update: ways_to_tick.update(both),
+            every: ways_to_tick.one_call_a_tick(alone),
+        }
+        for way in ways.values():
+            way(0)
+        timed = interleave(ways, 2 * config.seconds, f"against one model of {total}", 10)
+        amortised = p50(timed[tick]) + p50(timed[update]) / config.ratio
+        flops = [flops_per_tick(of.network.config, of.schema, of.layout, config.ratio) for of in (both, alone)]
+        rows.append(
+            {
+                "total": total,
+                "parameters": [parameters(both.network), parameters(alone.network)],
+                "flops": flops,
+                "fewer_flops": flops[1] / flops[0],
+                "tick_ms": p50(timed[tick]),
+                "update_ms": p50(timed[update]),
+                "amortised_ms": amortised,
+                "single_ms": p50(timed[every]),
+                "faster": p50(timed[every]) / amortised,
+            }
+        )
+    return rows
+
+
+def measure_soak(config: LatencyConfig, episode: int = 3000) -> dict[str, Any]:
+    """Returns what a whole agent (a small planner, in lockstep) compiled and kept over many ticks, two episodes apart."""
+    model = ways_to_tick.two_rate(config.point, sized("0.5M", config.point.window), sized(config.controller, config.point.window))
+    agent = Agent(ways_to_tick.compiled(model), model.params, periodic(episode, config.ratio), horizon=episode)
+    rng, compiled = np.random.default_rng(0), []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiled.append(seconds) if name == COMPILED else None
+    )
+    seen = {
+        "seen": rng.standard_normal((episode, 1, config.point.planner_tokens)),
+        "state": rng.standard_normal((episode, 1, config.point.observation - 1)),
+    }
+    began, marks = time.monotonic(), []
+    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), transient=True) as progress:
+        task = progress.add_task("soak", total=config.soak)
+        for first in range(0, config.soak, episode):
+            state = agent.begin([first])
+            for tick in range(min(episode, config.soak - first)):
+                _, state = agent.step(state, {name: values[tick] for name, values in seen.items()})
+            progress.update(task, completed=min(first + episode, config.soak))
+            marks.append((len(compiled), len(jax.live_arrays()), resident_mib()))
+    settled = marks[min(1, len(marks) - 1)]
+    return {
+        "ticks": config.soak,
+        "episode": episode,
+        "ms_a_tick": 1e3 * (time.monotonic() - began) / config.soak,
+        "compiled_since": marks[-1][0] - settled[0],
+        "arrays_since": marks[-1][1] - settled[1],
+        "mib": [settled[2], marks[-1][2]],
+        "mib_since": marks[-1][2] - settled[2],
+    }
+
+
+def resident_mib() -> float:
+    """Returns how much memory this process holds, MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measure(config: LatencyConfig) -> dict[str, Any]:
+    """Returns all figures that were asked for, and notes on them."""
+    notes = [f"one process on {len(priority.cores())} of {os.cpu_count()} cores; medians over calls in turns"]
+    window = config.point.window
+    found: dict[str, Any] = {
+        "command": dataclasses.asdict(config) | {"json": None},
+        "machine": {"processor": processor(), "cores": len(priority.cores()), "jax": jax.__version__},
+    }
+    if {"ways", "paced"} & {*config.parts}:
+        sizes = sized(config.planner, window), sized(config.controller, window)
+        models = tuple(ways_to_tick.two_rate(config.point, *sizes, at_once) for at_once in (False, True))
+    if "ways" in config.parts:
+        found["ways"] = measure_ways(config, models, notes)
+    if "paced" in config.parts:
+        found["paced"] = measure_paced(config, models, notes)
+    if "fit" in config.parts:
+        found["fit"] = measure_fit(config)
+    if "single" in config.parts:
+        found["single"] = measure_single(config)
+    if "soak" in config.parts:
+        found["soak"] = measure_soak(config)
+    return found | {"notes": notes}
+
+
+def processor() -> str:
+    """Returns the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def show(found: dict[str, Any], config: LatencyConfig, console: Console) -> None:
+    """Prints the figures."""
+    if "ways" in found:
+        ways = found["ways"]
+        console.print(
+            f"{found['machine']['processor']}: {ways['flop_per_s'] / 1e9:.0f} GFLOP/s, {ways['bytes_per_s'] / 1e9:.1f} GB/s from "
+            f"{ways['working_set'] / 1e6:.1f} MB"
+        )
+        columns = "way", "p50 ms", "p99 ms", "floor ms", "x floor", "x ours", "calls", "apart"
+        _print(
+            console,
+            f"one tick of a {config.controller} controller",
+            columns,
+            [
+                (
+                    row["way"],
+                    f"{row['p50_ms']:.2f}",
+                    f"{row['p99_ms']:.2f}",
+                    f"{row['floor_ms']:.2f}",
+                    f"{row['over_floor']:.2f}",
+                    f"{row['over_ours']:.2f}",
+                    str(row["calls"]),
+                    "" if row["difference"] is None else f"{row['difference']:.0e}",
+                )
+                for row in ways["rows"]
+            ],
+        )
+    if "paced" in found:
+        rows = [(row["way"], f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", str(row["ticks"])) for row in found["paced"]]
+        _print(console, f"the same, paced at {config.hz:g} Hz", ("way", "p50 ms", "p99 ms", "ticks"), rows)
+    if "fit" in found:
+        for part, every in (("controller", 1), ("planner", config.ratio)):
+            limit = 1e3 * every / config.hz
+            rows = [
+                (r["size"], f"{r['p50_ms']:.1f}", f"{r['p99_ms']:.1f}", "yes" if r["fits"] else "no") for r in found["fit"][part]
+            ]
+            _print(console, f"{part}s at {config.hz:g} Hz: p99 within {limit:g} ms", ("size", "p50 ms", "p99 ms", "fits"), rows)
+    if "single" in found:
+        columns = (
+            "total",
+            "GFLOP a tick",
+            "one model",
+            "x fewer",
+            "tick ms",
+            "update ms",
+            "amortised ms",
+            "one model ms",
+            "x faster",
+        )
+        rows = [
+            (
+                row["total"],
+                *(f"{flops / 1e9:.2f}" for flops in row["flops"]),
+                f"{row['fewer_flops']:.1f}",
+                *(f"{row[name]:.1f}" for name in ("tick_ms", "update_ms", "amortised_ms", "single_ms", "faster")),
+            )
+            for row in found["single"]
+        ]
+        _print(console, f"two rates (5M controller, ratio {config.ratio}) against one model of their size", columns, rows)
+    if "soak" in found:
+        soak = found["soak"]
+        console.print(
+            f"{soak['ticks']:,} ticks of the whole agent, {soak['ms_a_tick']:.2f} ms each: after two episodes "
+            f"{soak['compiled_since']} programs compiled, {soak['arrays_since']:+d} arrays and {soak['mib_since']:+.1f} MiB held"
+        )
+    for note in found["notes"]:
+        console.print(f"[dim]{note}[/dim]")
+
+
+def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def keep_to(cores: int) -> None:
+    """Starts this command anew on so many cores, the last ones, if it has more: libraries count them when they are imported."""
+    available = priority.cores()
+    if len(available) > cores and not priority.pin(available[-cores:]):
+        os.execv(sys.executable, [sys.executable, "-m", "experiments.measure_latency", *sys.argv[1:]])
+
+
+def main() -> None:
+    config = tyro.cli(LatencyConfig, description=__doc__)
+    keep_to(config.cores)
+    # A tick is one call after another: handing each to another thread only costs.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    cache_compilations(Path("runs/.jax_cache"))
+    priority.settle_collector()
+    found = measure(config)
+    show(found, config, Console(width=None if sys.stdout.isatty() else 140))
+    if config.json is not None:
+        config.json.parent.mkdir(parents=True, exist_ok=True)
+        config.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
