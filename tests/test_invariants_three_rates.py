@@ -104,7 +104,7 @@ def test_all_caches_have_rolled_over():
         assert np.asarray(cache.written).min() > times * (cache.place.time.shape[1] - spare)
 
 
-LATE = [[(0, (57, 64))], [(1, (58, 64)), (2, (57, 64))]]
+LATE = [[(0, (57, 64))], [(1, (58, 64))], [(2, (57, 64))]]
 """Rows of windows at the episodes' ends, before which both planners may start late."""
 
 
@@ -286,6 +286,7 @@ def test_a_plan_from_the_future_above_is_seen():
     assert sees_the_future(made, a_plan_early_above(batch), influence(a_plan_early_above(batch)))
 
 
+@pytest.mark.long
 def test_the_action_loss_trains_the_planner_above_through_its_plans_alone():
     made, batch = one_row()
 

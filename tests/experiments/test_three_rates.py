@@ -30,6 +30,7 @@ def trained(debug_run, tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_the_patrol_trains_and_acts_at_two_ratios(trained, tmp_path, capsys):
     given = ["--run", trained, "--episodes", "2", "--ratio", "8", "--latency", "2", "--rows", tmp_path / "rows"]
     assert command("evaluate", *given, "--above-ratio", "64", "--above-latency", "8") == 0

@@ -13,6 +13,7 @@ from hierarchy.model import stepwise
 from hierarchy.model.config import PRESETS, ModelConfig
 from hierarchy.model.flops import update_flops
 from hierarchy.model.network import build
+from modules.masks import Place
 from tests.hierarchy.model.test_flops import NUMBER, counted_by_xla, tokens
 from tests.hierarchy.model.two_rate_toys import ABOVE, MODEL, toy
 
@@ -52,7 +53,7 @@ def test_planners_above_need_one_below_and_layouts_that_feed_them():
     with pytest.raises(ValueError, match="give one, or leave out those above"):
         ModelConfig(None, MODEL.controller, above=(ABOVE,))
     with pytest.raises(ValueError, match="1 planners above the planner, and the layouts have 0"):
-        build(dataclasses.replace(MODEL, above=(ABOVE,)), toy("film").schema)
+        build(dataclasses.replace(MODEL, above=(ABOVE,)), schema_of(("patrol",), 280, "two_rate"))
     with pytest.raises(KeyError):
         MODEL.of("planner_2")
 
@@ -60,15 +61,14 @@ def test_planners_above_need_one_below_and_layouts_that_feed_them():
 def test_a_plan_above_changes_what_the_planner_plans():
     """The toys' random plans matter at this link too: without this, none of the mutants of it would mean anything."""
     made = toy("three_rates")
-    network, params = made.network, made.params
-    planner = functools.partial(network.planning(1).plan_tokens, params)
-    value = field = jnp.zeros((1, 1), jnp.int32)
-    place = stepwise.Place(
-        *(jnp.zeros(1, jnp.int32) for _ in range(2)), jnp.ones(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.ones(1, bool)
-    )
-    plans = jax.random.normal(jax.random.key(0), (2, made.network.config.plan_vectors, made.network.config.plan_width))
-    outputs = []
-    for plan in plans:
+    network, params, config = made.network, made.params, made.network.config
+    zero, one = jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.int32)
+    place = Place(zero, zero, one, zero, one > 0)
+
+    @jax.jit
+    def output(plan):
         reading = jax.tree.map(lambda entry: entry[None], network.planning(2).read_plan(params, plan))
-        outputs.append(planner(value, field, place, reading=reading, age=jnp.zeros(1, jnp.int32))[0])
-    assert float(jnp.abs(outputs[0] - outputs[1]).max()) > 1e-2
+        return network.planning(1).plan_tokens(params, zero[:, None], zero[:, None], place, reading=reading, age=zero)[0]
+
+    plans = jax.random.normal(jax.random.key(0), (2, config.plan_vectors, config.plan_width))
+    assert float(jnp.abs(output(plans[0]) - output(plans[1])).max()) > 1e-2
