@@ -30,7 +30,8 @@ CONTROLS = ("zeroed", "frozen", "shuffled", "stale", "random")
 class CompareConfig:
     """run: folder of a training run. rows: file of rows. ratios, latencies: every pair of them is a cell; of an agent that looks
     ahead, those ratios that are its chunks and latencies that are its delays. controls: at `control_ratio` and latency 0, what
-    is done to the plan. held, late: ticks for which actions are held, or come late, with these weights at (1, 0)."""
+    is done to the plan. held, late: ticks for which actions are held, or come late, with these weights at (1, 0). above_ratio,
+    above_latency: of the planner above the planner, in every cell of an agent that has one."""
 
     run: Path
     rows: Path
@@ -42,6 +43,8 @@ class CompareConfig:
     control_ratio: int = 8
     held: tuple[int, ...] = ()
     late: tuple[int, ...] = ()
+    above_ratio: int | None = None
+    above_latency: int = 0
 
 
 def cells_of(config: CompareConfig, trained: Trained) -> list[Cell]:
@@ -51,8 +54,9 @@ def cells_of(config: CompareConfig, trained: Trained) -> list[Cell]:
     if trained.name == "late_action":
         return [Cell(1, latency) for latency in config.latencies if latency in trained.lookahead]
     if trained.network.config.planner is not None:
-        cells = [Cell(ratio, latency) for latency in config.latencies for ratio in config.ratios]
-        cells += [Cell(config.control_ratio, 0, control=control) for control in config.controls]
+        above = {"above_ratio": config.above_ratio, "above_latency": config.above_latency}
+        cells = [Cell(ratio, latency, **above) for latency in config.latencies for ratio in config.ratios]
+        cells += [Cell(config.control_ratio, 0, control=control, **above) for control in config.controls]
     else:
         cells = [Cell(1, 0)]
     cells += [Cell(ratio, 0, agent="held_action") for ratio in config.held]
@@ -62,12 +66,13 @@ def cells_of(config: CompareConfig, trained: Trained) -> list[Cell]:
 def tick_times(config: CompareConfig, trained: Trained) -> dict[int, tuple[float, float]]:
     """Returns ratio to milliseconds (p50, p99) of a tick at batch 1, for the ratios of the comparison; measured once and kept
     beside the rows, so that rows of an interrupted comparison share them."""
-    path = config.rows.with_name(f"tick_ms_{'_'.join(filter(None, (trained.name, trained.variant, config.task)))}.json")
+    above = f"above_k{config.above_ratio}" if config.above_ratio else ""
+    path = config.rows.with_name(f"tick_ms_{'_'.join(filter(None, (trained.name, trained.variant, above, config.task)))}.json")
     known = {int(ratio): tuple(ms) for ratio, ms in json.loads(path.read_text()).items()} if path.exists() else {}
     cells = cells_of(config, trained)
     wanted = sorted({1 if cell.agent else cell.ratio for cell in cells} - known.keys())
     if wanted:
-        known |= {ratio: time_ticks(trained, config.task, ratio) for ratio in wanted}
+        known |= {ratio: time_ticks(trained, config.task, ratio, above_ratio=config.above_ratio) for ratio in wanted}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(known))
     return known
@@ -96,7 +101,7 @@ def is_of(key: Sequence, trained: Trained, task: str, cell: Cell) -> bool:
     if cell.agent:
         own = named["agent"] == cell.agent and named["variant"] == variant_in_rows(trained, cell)
         return same and own and named["ratio"] == cell.ratio and named["latency"] == cell.latency
-    same = same and named["agent"] == trained.name and named["variant"] == trained.variant
+    same = same and named["agent"] == trained.name and named["variant"] == variant_in_rows(trained, cell)
     if trained.network.config.planner is None and not trained.lookahead:
         return same
     return same and named["ratio"] == cell.ratio and named["latency"] == cell.latency

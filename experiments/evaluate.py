@@ -2,6 +2,8 @@
 
     python -m experiments.evaluate --run runs/demo/two_rate --task patrol --ratio 8 --latency 4
 
+    python -m experiments.evaluate --run runs/three_rate --ratio 8 --above-ratio 64 --above-latency 8
+
 Prints the cell's return with its interval (0 random, 100 expert) and, with --rows, appends it as a row. About 5 s for 64
 episodes of the patrol, after some seconds of compilation. With `--prompt patrol` each episode is begun after a demonstration: the
 end of one of the patrol's recorded episodes that were held out of the run's training.
@@ -11,6 +13,7 @@ import dataclasses
 import functools
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -79,10 +82,20 @@ class Trained:
             raise ValueError(f"{self.name} was trained {', '.join(map(str, layouts))} ticks ahead, and not {ticks}")
         return self.schema[layouts[ticks].name]
 
-    def agent(self, name: str, timeline: Timeline, horizon: int, decoding: Decoding = "mean", control: Control = "none") -> Agent:
-        """Returns an agent on a timeline. name: of the layout; it is the task's but for agents that look ahead."""
+    def agent(
+        self,
+        name: str,
+        timeline: Timeline,
+        horizon: int,
+        decoding: Decoding = "mean",
+        control: Control = "none",
+        control_at: int = 1,
+        above: Sequence[Timeline] = (),
+    ) -> Agent:
+        """Returns an agent on a timeline, or one a link. name: of the layout; it is the task's but for agents that look ahead."""
         acting, changed = self.acting(name, decoding), intervention(control)
-        return Agent(acting, self.params, timeline, horizon=horizon, tokenizer=self.tokenizer, intervention=changed)
+        how = {"tokenizer": self.tokenizer, "intervention": changed, "intervene_at": control_at, "above": above}
+        return Agent(acting, self.params, timeline, horizon=horizon, **how)
 
     def triggered(self, name: str, trigger: Trigger, latency: int = 0, decoding: Decoding = "mean") -> TriggeredAgent:
         """Returns an agent whose updates come by a trigger."""
@@ -132,7 +145,8 @@ def variant_of(facts: dict) -> str:
 def config_from(facts: dict) -> ModelConfig:
     """Returns the model's config from its plain form."""
     parts = {name: TransformerConfig(**facts[name]) if facts[name] else None for name in ("planner", "controller")}
-    return ModelConfig(**(facts | parts))
+    above = tuple(TransformerConfig(**each) for each in facts.get("above", ()))
+    return ModelConfig(**(facts | parts | {"above": above}))
 
 
 @functools.lru_cache(8)
@@ -167,7 +181,12 @@ def acted(task: str) -> Task:
 
 def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
-    horizon = acted(task).ticks
+    horizon, above = acted(task).ticks, above_of(trained, task, cell)
+    if above:
+        if agent != trained.name or cell.prompt:
+            raise ValueError(f"held or late actions, and prompts, are for one planner at most, and {trained.name} has more")
+        lower = periodic(horizon, cell.ratio, cell.latency)
+        return trained.agent(task, lower, horizon, cell.decoding, cell.control, cell.control_at, above)
 
     def own(timeline: Timeline, layout: str = task, control: Control = "none") -> Policy:
         made = trained.agent(layout, timeline, horizon, cell.decoding, control)
@@ -215,11 +234,24 @@ def demonstrations(folder: Path, seeds: tuple[int, ...], ticks: int) -> tuple[Ep
     return tuple(excerpt(episode, episode.ticks - ticks, episode.ticks) for episode in chosen)
 
 
+def above_of(trained: Trained, task: str, cell: "Cell") -> tuple[Timeline, ...]:
+    """Returns the timeline of the planner above the planner, where there is one. Raises ValueError for a cell that gives it none,
+    or gives one to an agent without such a planner."""
+    there = bool(trained.network.config.above)
+    if there != (cell.above_ratio is not None):
+        lacks = "give --above-ratio, its ticks from one update to the next" if there else "leave --above-ratio out"
+        raise ValueError(f"{trained.name} has {'a' if there else 'no'} planner above the planner: {lacks}")
+    return (periodic(acted(task).ticks, cell.above_ratio, cell.above_latency),) if there else ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """Where a loop is closed. agent: None for the run's own; "held_action" repeats every action for `ratio` ticks, "late_action"
     brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits. prompt:
-    the task of the demonstration that is read before tick 0, none by default; prompt_ticks: how long it is."""
+    the task of the demonstration that is read before tick 0, none by default; prompt_ticks: how long it is.
+
+    above_ratio, above_latency: of the planner above the planner, in ticks as well; None for an agent that has none. control_at:
+    whose plans `control` is done to, 1 for the planner's, 2 for those of the planner above it."""
 
     ratio: int = 8
     latency: int = 0
@@ -228,6 +260,9 @@ class Cell:
     decoding: Decoding = "mean"
     prompt: str = ""
     prompt_ticks: int = Prompts.ticks
+    above_ratio: int | None = None
+    above_latency: int = 0
+    control_at: int = 1
 
 
 def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tuple[float, float] | None = None) -> Row:
@@ -255,7 +290,9 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
         normalised_return=interval.mean,
         ci_low=interval.low,
         ci_high=interval.high,
-        flops_per_tick=flops_per_tick(trained.network.config, trained.schema, trained.layout(task, cell), ratio),
+        flops_per_tick=flops_per_tick(
+            trained.network.config, trained.schema, trained.layout(task, cell), ratio, above_ratios(cell)
+        ),
         tick_ms_p50=tick_ms and tick_ms[0],
         tick_ms_p99=tick_ms and tick_ms[1],
         params=parameters(trained.network),
@@ -267,9 +304,17 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
 
 
 def variant_in_rows(trained: Trained, cell: Cell) -> str:
-    """Returns the row's `variant`: the run's own; or, of an agent made from it, which weights it runs; and what it was shown."""
+    """Returns the row's `variant`: the run's own, or which weights an agent made from it runs; what ran above the planner; and
+    what it was shown."""
     after = cell.prompt and f"after_{cell.prompt}_{cell.prompt_ticks}"
-    return "+".join(filter(None, (cell.agent and trained.name, trained.variant, after)))
+    above = f"above_k{cell.above_ratio}d{cell.above_latency}" if cell.above_ratio else ""
+    at = f"control_at_{cell.control_at}" if cell.control_at > 1 else ""
+    return "+".join(filter(None, (cell.agent and trained.name, trained.variant, above, at, after)))
+
+
+def above_ratios(cell: Cell) -> tuple[int, ...]:
+    """Returns the ratios above the planner's."""
+    return () if cell.above_ratio is None else (cell.above_ratio,)
 
 
 def trained_on(trained: Trained, mix: dict, cell: Cell) -> tuple[str, bool]:
@@ -282,7 +327,10 @@ def trained_on(trained: Trained, mix: dict, cell: Cell) -> tuple[str, bool]:
         ratios, latencies = mix["ratios"], mix["latencies"]
     ratios, latencies = sorted(set(ratios)), sorted(set(latencies))
     name = f"k{ratios[0]}d{latencies[0]}" if len(ratios) == len(latencies) == 1 else "random"
-    return name, cell.agent is None and cell.ratio in ratios and cell.latency in latencies
+    seen = cell.agent is None and cell.ratio in ratios and cell.latency in latencies
+    if cell.above_ratio is not None:
+        seen = seen and cell.above_ratio in mix["above_ratios"] and cell.above_latency in mix["above_latencies"]
+    return name, seen
 
 
 def rates(trained: Trained, task: str, cell: Cell) -> dict:
@@ -305,10 +353,10 @@ def rates(trained: Trained, task: str, cell: Cell) -> dict:
     return own | {"fast_hz": decided, "slow_hz": decided / (1 if cell.agent else cell.ratio) if plans else None}
 
 
-def time_ticks(trained: Trained, task: str, ratio: int, ticks: int = 256) -> tuple[float, float]:
+def time_ticks(trained: Trained, task: str, ratio: int, ticks: int = 256, above_ratio: int | None = None) -> tuple[float, float]:
     """Returns milliseconds (p50, p99) of the agent's step in a closed loop with one environment, the planner's updates inside."""
     late = trained.lookahead[0] if trained.name == "late_action" else 0
-    agent = policy_of(trained, trained.name, task, Cell(ratio, late))
+    agent = policy_of(trained, trained.name, task, Cell(ratio, late, above_ratio=above_ratio))
     took: list[float] = []
 
     class Timed:
@@ -359,7 +407,8 @@ def main() -> int:
         trained = load(config.run)
         if config.task not in trained.facts["tasks"]:
             raise ValueError(f"{config.run} was trained on {', '.join(trained.facts['tasks'])}, and not on {config.task!r}")
-        row = measure(trained, config.task, config.cell, config.episodes, time_ticks(trained, config.task, config.cell.ratio))
+        took = time_ticks(trained, config.task, config.cell.ratio, above_ratio=config.cell.above_ratio)
+        row = measure(trained, config.task, config.cell, config.episodes, took)
         if config.rows:
             append(config.rows, row)
     except (ValueError, OSError, CheckpointError) as error:

@@ -135,6 +135,29 @@ BENCH = {
         action=motor(1),
         sub_goal=Field("sub_goal", Bounded((-1.0,), (1.0,), bins=32)),
     ),
+    "relayed_goal": Layout(
+        "relayed_goal",
+        planner=(Field("course", Discrete(4)), Field("turn", Discrete(4))),
+        controller=(Field("clock", Bounded((0.0,), (1.0,))),),
+        action=Field("action", Discrete(4)),
+        sub_goal=Field("sub_goal", Discrete(4)),
+    ),
+}
+
+TOLD = "instruction", "pads", "course"
+"""What the slowest of three rates reads, and the planner below it does not."""
+
+
+def three_rates(layout: Layout, *seen: Field) -> Layout:
+    """Returns the layout with a planner above the planner, which reads what is `TOLD` in its place, and what is `seen` too."""
+    told = tuple(field for field in layout.planner if field.name in TOLD)
+    planner = tuple(field for field in layout.planner if field.name not in TOLD)
+    return dataclasses.replace(layout, planner=planner, above=((*told, *seen),))
+
+
+THREE_RATES = {
+    "patrol": three_rates(PATROL, *cart()),
+    "relayed_goal": three_rates(BENCH["relayed_goal"]),
 }
 
 PIECES = 8

@@ -11,7 +11,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-AGENTS = ("two_rate", "single_rate", "controller_only", "held_action", "late_action", "chunked", "detached", "frozen", "scripted")
+AGENTS = (
+    "two_rate",
+    "three_rate",
+    "single_rate",
+    "controller_only",
+    "held_action",
+    "late_action",
+    "chunked",
+    "detached",
+    "frozen",
+    "scripted",
+)
 CONTROLS = ("none", "zeroed", "frozen", "shuffled", "stale", "random")
 TRAINED_AT = re.compile(r"random|none|k[1-9]\d*d\d+")
 KEY = ("task", "agent", "variant", "control", "trained_at", "ratio", "latency", "train_seed")
@@ -24,10 +35,11 @@ class Row:
     """One cell: one agent on one task at one ratio and latency, over the same episode seeds as every other cell of the task.
 
     variant: "" for the plain agent, else how it differs: "no_sub_goal", "fixed" (trained at one ratio and latency), "prefix" or
-        another way of reading plans, "quantised", "prompts" (trained with them), "after_patrol_32" (shown so
-        many ticks of that task first); several joined by "+". `held_action` and `late_action` made from an agent that was not
-        trained for it name its weights ("single_rate", "two_rate+fixed"); `scripted` names the reference ("expert", "random",
-        "hierarchy", "held", "chunks", "late", "compensated").
+        another way of reading plans, "quantised", "above_k64d8" (a planner above the planner, at its own ratio and latency),
+        "prompts" (trained with them), "after_patrol_32" (shown so many ticks of that task first); several joined by "+".
+        `held_action` and `late_action` made from an agent that was not trained for it name its weights ("single_rate",
+        "two_rate+fixed"); `scripted` names the reference ("expert", "random", "hierarchy", "held", "chunks", "late",
+        "compensated").
     control: what was done to the plan, "none" for nothing.
     trained_at: "random", or like "k1d0" for one ratio and latency; "none" where nothing was trained.
     ratio: ticks from one update to the next; k where actions are held or come in chunks of k, 1 where they are late, None where

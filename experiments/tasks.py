@@ -16,6 +16,7 @@ from envs import (
     meta_world,
     patrol_camera,
     patrol_experts,
+    relayed_goal,
     suite,
     suite_experts,
     suite_planning,
@@ -30,6 +31,7 @@ from envs.noise import Noise
 from envs.patrol import Patrol
 from envs.patrol_camera import PatrolCamera
 from envs.recording import Expert
+from envs.relayed_goal import RelayedGoal
 from envs.switching_goal import SwitchingGoal
 from experiments import layouts
 from hierarchy.episode import Episode
@@ -135,6 +137,11 @@ def switched(noisy: bool) -> Expert:
     return switching_goal.Expert()
 
 
+def relayed(noisy: bool) -> Expert:
+    """Returns the expert of the relayed goal, which no noise would carry anywhere."""
+    return relayed_goal.Expert()
+
+
 def read_seldom(noisy: bool) -> Expert:
     """Returns the expert of the bursty goal: noisy, it sees the goal as seldom and as irregularly as a planner may."""
     return bursty_goal.Reader(ratios=(2, 4, 8, 16, 32), latencies=(0, 2)) if noisy else bursty_goal.Reader()
@@ -170,6 +177,7 @@ TASKS = {
     "disturbance_rejection": Task(
         DisturbanceRejection, pushed, layouts.BENCH["disturbance_rejection"], disturbance_rejection.Rules().ticks
     ),
+    "relayed_goal": Task(RelayedGoal, relayed, layouts.BENCH["relayed_goal"], relayed_goal.Rules().ticks),
 }
 TASKS |= {name: suite_task(name) for name in layouts.SUITE} | {name: planned_task(name) for name in layouts.PLANNED}
 TASKS |= {name: meta_world_task(name) for name in meta_world.NAMES} | {name: baby_ai_task(name) for name in baby_ai.LEVELS}
@@ -186,8 +194,9 @@ def find(name: str) -> Task | Collection:
 def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[int, Layout]:
     """Returns a task's layouts for an agent: one, or one for each of the ticks that the agent looks ahead, by these.
 
-    `two_rate`; `controller_only`, the planner's fields left out; `single_rate`, the planner's fields read at every tick;
-    `chunked`, the same, but a reading decodes the actions of so many ticks; `late_action`, the same, but of so many ticks later.
+    `two_rate`; `three_rate`, with a planner above the planner that is told what the task is in its place; `controller_only`, the
+    planner's fields left out; `single_rate`, the planner's fields read at every tick; `chunked`, the same, but a reading decodes
+    the actions of so many ticks; `late_action`, the same, but of so many ticks later.
 
     Raises:
         ValueError: there is no such task or agent, or nothing to look ahead to.
@@ -196,6 +205,10 @@ def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[i
     match agent:
         case "two_rate":
             return {0: layout}
+        case "three_rate" if name not in layouts.THREE_RATES:
+            raise ValueError(f"{name!r} has no layout of three rates: there are {', '.join(layouts.THREE_RATES)}")
+        case "three_rate":
+            return {0: layouts.THREE_RATES[name]}
         case "controller_only":
             return {0: dataclasses.replace(layout, planner=(), sub_goal=(), lifetime=False)}
         case "single_rate":
@@ -207,7 +220,8 @@ def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[i
         case "late_action":
             return {ticks: ahead(layout, ticks, 1) for ticks in lookahead}
     raise ValueError(
-        f"no agent {agent!r} can be trained: there are two_rate, single_rate, controller_only, chunked and late_action"
+        f"no agent {agent!r} can be trained: there are two_rate, three_rate, single_rate, controller_only, chunked and "
+        "late_action"
     )
 
 

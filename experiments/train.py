@@ -5,6 +5,10 @@
 A corpus is a folder with one source a task (see experiments.record). Interrupt it whenever you like: the same command goes on
 from the newest checkpoint, bit for bit. The batches' defaults are the demo's; the demo sets steps and weights itself.
 
+A planner above the planner, with a ratio and a latency of its own, both in ticks:
+
+    --agent three_rate --mix.above-ratios 16 64 --mix.above-latencies 0 4 8
+
 Baselines, with what tells them from the two-rate agent:
 
     --agent single_rate                          one transformer of as many parameters reads everything at every tick
@@ -34,7 +38,7 @@ from experiments.tasks import find, layouts_of, schema_of
 from hierarchy.batch import Batch
 from hierarchy.corpus import text
 from hierarchy.corpus.mixture import Loader, Mixture, Part
-from hierarchy.corpus.packing import Packing
+from hierarchy.corpus.packing import AbovePacking, Packing
 from hierarchy.corpus.prompts import Prompts
 from hierarchy.corpus.store import MANIFEST, Source
 from hierarchy.layout import Schema, describe
@@ -45,7 +49,7 @@ from hierarchy.training.checkpoint import CheckpointError, write_facts
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
 from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
 
-AgentName = Literal["two_rate", "single_rate", "controller_only", "chunked", "late_action"]
+AgentName = Literal["two_rate", "three_rate", "single_rate", "controller_only", "chunked", "late_action"]
 TOKENIZER = "tokenizer.model"
 HELD_OUT = 0.03
 
@@ -62,6 +66,7 @@ class Mix:
     decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an episode. prompts:
     share of the episodes that are read after a stretch of another episode of their task, `prompt_ticks` long, where a row has
     room for both.
+    above_: the same as of plans, for the planner above the planner of three rates, all in ticks.
     """
 
     tasks: tuple[str, ...] = ()
@@ -78,6 +83,10 @@ class Mix:
     irregular: float = 0.0
     chunks: tuple[int, ...] = (2, 4, 8, 16)
     delays: tuple[int, ...] = (1, 2, 4, 8)
+    above_tokens: int = 192
+    above_plans: int = 96
+    above_ratios: tuple[int, ...] = (16, 64, 64)
+    above_latencies: tuple[int, ...] = tuple(range(9))
     loader_threads: int = 1
     prompts: float = 0.0
     prompt_ticks: int = Prompts.ticks
@@ -128,13 +137,16 @@ def first_held_out(source: Source) -> int:
 
 
 def model_config(config: TrainConfig, schema: Schema, two_rate_schema: Schema) -> ModelConfig:
-    """Returns the agent's model: the preset's two-rate one, its controller alone, or one transformer of as many parameters."""
+    """Returns the agent's model: the preset's two-rate one, that with a planner of the same size above its own, its controller
+    alone, or one transformer of as many parameters."""
     if config.preset not in PRESETS:
         raise ValueError(f"no preset {config.preset!r}: there are {', '.join(PRESETS)}")
     preset = PRESETS[config.preset]
     model = dataclasses.replace(preset, plan_read=config.plan_read or preset.plan_read, plan_levels=config.plan_levels)
     if config.agent == "two_rate":
         return model
+    if config.agent == "three_rate":
+        return dataclasses.replace(model, above=(model.planner,))
     if config.agent == "controller_only":
         return dataclasses.replace(model, planner=None)
     return single_rate_config(model, parameters(build(model, two_rate_schema)), schema)
@@ -162,7 +174,7 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
     mix, fast = config.mix, model.controller
     drawn = ("ratios", "latencies", "rows", "wait_for_first", "recorded_timelines", "irregular")
     common = {name: getattr(mix, name) for name in drawn}
-    if config.agent not in ("two_rate", "controller_only"):
+    if config.agent not in ("two_rate", "three_rate", "controller_only"):
         return Packing(
             controller_tokens=mix.planner_tokens,
             planner_tokens=1,
@@ -189,6 +201,10 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
         lead_in=fast.layers * (fast.window - 1),
         planner_lead_in=0,
         planner_reread=slow.window // 2 if slow else 1,
+        above=tuple(
+            AbovePacking(mix.above_tokens, mix.above_plans, 0, own.window // 2, mix.above_ratios, mix.above_latencies)
+            for own in model.above
+        ),
         **common,
     )
 
@@ -230,7 +246,7 @@ def assemble(config: TrainConfig) -> Run:
 
 
 def check_warm_up(config: TrainConfig, network: Network) -> None:
-    """Raises ValueError for a warm-up that would train nothing, and for what only a two-rate agent has."""
+    """Raises ValueError for a warm-up that would train nothing, and for what only an agent with a planner has."""
     learner, plain = config.learner, PRESETS[config.preset]
     table, weights = network.table, learner.weights
     own = (table.goals and weights.sub_goal) or (table.pieces and weights.planner_text) or (table.lives and weights.lifetime)
@@ -245,7 +261,7 @@ def check_warm_up(config: TrainConfig, network: Network) -> None:
         "plan-levels": bool(config.plan_levels),
     }
     wrong = [name for name, there in asked.items() if there]
-    if wrong and config.agent != "two_rate":
+    if wrong and config.agent not in ("two_rate", "three_rate"):
         raise ValueError(f"{' and '.join(wrong)} is about plans, and {config.agent} has none: leave it out, or train two_rate")
 
 
@@ -271,7 +287,7 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
         "corpus": str(config.corpus),
         "schema": describe(run.schema),
         "tokenizer": run.tokenizer.hash if run.tokenizer else None,
-        "model": dataclasses.asdict(run.network.config),
+        "model": said(dataclasses.asdict(run.network.config)),
         "learner": said(dataclasses.asdict(config.learner)),
         "mix": said(dataclasses.asdict(config.mix)),
         # Said only where it is so: runs from before there was such a thing go on.
@@ -286,8 +302,10 @@ NEWER = {
     "irregular": 0.0,
     "following": 0.0,
     "lifetime": 0.0,
+    "above": (),
+    **{name: getattr(Mix, name) for name in ("above_tokens", "above_plans", "above_ratios", "above_latencies")},
 }
-"""What mixtures and losses had no word for at first, and what it was."""
+"""What models, mixtures and losses had no word for at first, and what it was."""
 
 
 def said(facts: dict) -> dict:

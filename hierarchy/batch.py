@@ -54,6 +54,19 @@ class Patches(NamedTuple):
     slot: np.ndarray
 
 
+class Above(NamedTuple):
+    """A planner above the planner, and its link to the stream of N tokens below: the planner's, or that of the planner between.
+
+    stream: its own. plan_slot: int32 [..., J], plan and age: int32 [..., N], as in `Batch`: the plans that updates below see, and
+        which of them the update of each token below sees, how old; -1 for none.
+    """
+
+    stream: Stream
+    plan_slot: np.ndarray
+    plan: np.ndarray
+    age: np.ndarray
+
+
 class Batch(NamedTuple):
     """Packed rows.
 
@@ -71,6 +84,7 @@ class Batch(NamedTuple):
         classes of the head of predictions (`Schema.predictions`).
     lifetime: in the planner's stream at its updates: the bin of LIVES in which the sub-goal ends. Where the episode ends first
         the label is so many bins higher: that of the ticks that it lasted at least.
+    above: the planners above the planner, the nearest first; none where there are two rates.
     """
 
     controller: Stream
@@ -86,3 +100,4 @@ class Batch(NamedTuple):
     patches: Patches
     following: Targets
     lifetime: Targets
+    above: tuple[Above, ...] = ()

@@ -2,9 +2,9 @@
 
 Ids are Gato's (arXiv 2205.06175, section 2.1): text [0, 32000), discrete [0, 1024), continuous [32000, 33024). The separator
 has the id after those, a patch of an image the one after that, and an action element that is asked for without its value the
-next. A layout says which fields the planner reads at its updates,
-which of them for every tick, which the controller reads at every tick, and what the action is; a `Schema` is the set of layouts
-that one set of weights serves.
+next. A layout says which fields the planner reads at its updates, which of them for every tick, which the controller reads at
+every tick, and what the action is; with more than two rates, also what planners above the planner read. A `Schema` is the set of
+layouts that one set of weights serves.
 """
 
 import dataclasses
@@ -170,6 +170,8 @@ class Layout:
     predicted: observation fields, Bounded or Discrete, of which the controller predicts the next tick's values, before it knows
         its action. Their codecs are the prediction's own and may be coarser than those that are read.
     lifetime: whether the planner predicts at its updates in how many ticks its first sub-goal changes, in the bins of LIVES.
+    above: what each update of the planners above the planner reads, the nearest first (see `readers`): numbers and words at their
+        updates alone, as there is no third rate for images, for what is followed tick by tick, and for text that is said.
     """
 
     name: str
@@ -183,6 +185,7 @@ class Layout:
     at_once: bool = False
     predicted: tuple[Field, ...] = ()
     lifetime: bool = False
+    above: tuple[tuple[Field, ...], ...] = ()
 
     def __post_init__(self) -> None:
         goals = self.sub_goal or ()
@@ -190,13 +193,13 @@ class Layout:
         for goal in self.sub_goal:
             if goal.size != 1 or not isinstance(goal.codec, Bounded | Discrete):
                 raise ValueError(f"layout {self.name!r}: sub-goal {goal.name!r} is one Bounded or Discrete scalar")
-        for reader in ("planner", "controller"):
-            fields = getattr(self, reader)
+        for reader, fields in readers(self).items():
             names = [field.name for field in fields]
             if len(set(names)) != len(names):
                 raise ValueError(f"layout {self.name!r}: the {reader} reads a field twice: {names}")
-            ordered = sorted(fields, key=lambda field: (_rank(field), field.name))
-            object.__setattr__(self, reader, tuple(ordered))
+        for reader in ("planner", "controller"):
+            object.__setattr__(self, reader, _ordered(getattr(self, reader)))
+        object.__setattr__(self, "above", tuple(_ordered(fields) for fields in self.above))
         if not numbers(self.controller):
             raise ValueError(f"layout {self.name!r}: the controller reads at least one field of numbers")
         if self.planner and not numbers(self.planner):
@@ -220,6 +223,44 @@ class Layout:
             raise ValueError(f"layout {self.name!r}: the next tick is predicted by who reads every tick, and it acts in chunks")
         if self.lifetime and not (self.planner and self.sub_goal):
             raise ValueError(f"layout {self.name!r}: a lifetime is of a planner's sub-goal, and it lacks one of the two")
+        if self.above:
+            _check_above(self)
+
+
+def _check_above(layout: Layout) -> None:
+    """Raises ValueError for what a layout with planners above the planner cannot have."""
+    if not layout.planner or not all(numbers(fields) for fields in layout.above):
+        raise ValueError(f"layout {layout.name!r}: every planner has one below it, and reads at least one field of numbers")
+    for reader, fields in readers(layout).items():
+        if images(fields) or followed(fields):
+            names = [field.name for field in images(fields) + followed(fields)]
+            raise ValueError(
+                f"layout {layout.name!r}: the {reader} reads {names}, and with planners above the planner there are no images "
+                "and no every_tick: leave those out, or the planners above"
+            )
+    if isinstance(layout.action.codec, Piece):
+        raise ValueError(f"layout {layout.name!r}: text is said with one planner at most: leave out those above")
+
+
+def planner_name(level: int) -> str:
+    """Returns the name of a planner as a reader: 1 is the one that plans for the controller, 2 the one that plans for it."""
+    return "planner" if level == 1 else f"planner_{level}"
+
+
+def readers(layout: Layout) -> dict[str, tuple[Field, ...]]:
+    """Returns who reads what: "planner" (nothing, where there is none), "controller", and the planners above the planner,
+    "planner_2", "planner_3" and so on, each of which plans for the one before it."""
+    above = {planner_name(level): fields for level, fields in enumerate(layout.above, start=2)}
+    return {"planner": layout.planner, "controller": layout.controller} | above
+
+
+def observed(layout: Layout) -> tuple[Field, ...]:
+    """Returns every field that is read, once for each of its readers."""
+    return tuple(field for fields in readers(layout).values() for field in fields)
+
+
+def _ordered(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    return tuple(sorted(fields, key=lambda field: (_rank(field), field.name)))
 
 
 def _rank(field: Field) -> int:
@@ -258,11 +299,12 @@ def names(fields: tuple[Field, ...]) -> int:
     return sum(field.size * field.frames for field in numbers(fields) if isinstance(field.codec, Discrete | Piece))
 
 
-def tokens_per_update(layout: Layout) -> int:
-    """Returns how many tokens of numbers one update reads; words come on top when they are due."""
-    if not layout.planner:
+def tokens_per_update(layout: Layout, planner: str = "planner") -> int:
+    """Returns how many tokens of numbers one update of a planner reads; words come on top when they are due."""
+    fields = readers(layout)[planner]
+    if not fields:
         return 0
-    return 1 if layout.pooled else scalars(layout.planner)
+    return 1 if layout.pooled else scalars(fields)
 
 
 def tokens_between(layout: Layout) -> int:
@@ -278,11 +320,11 @@ def tokens_per_reading(layout: Layout) -> int:
 
 
 def single_rate(layout: Layout) -> Layout:
-    """Returns the layout of Gato's way: no planner, and the controller reads at every tick what either model reads."""
+    """Returns the layout of Gato's way: no planner, and the controller reads at every tick what any of the models reads."""
     by_name = {field.name: field for field in layout.controller}
-    for field in layout.planner:
-        by_name[field.name] = dataclasses.replace(field, every_tick=False)
-    return dataclasses.replace(layout, planner=(), controller=tuple(by_name.values()), lifetime=False)
+    for fields in (*reversed(layout.above), layout.planner):
+        by_name |= {field.name: dataclasses.replace(field, every_tick=False) for field in fields}
+    return dataclasses.replace(layout, planner=(), above=(), controller=tuple(by_name.values()), lifetime=False)
 
 
 def ahead(layout: Layout, late: int, chunk: int) -> Layout:
@@ -321,12 +363,15 @@ class Schema:
             raise ValueError(f"a schema has at least one layout and no name twice: {names}")
         if not 0 <= self.text_pieces <= TEXT_IDS:
             raise ValueError(f"{self.text_pieces} text pieces: there is room for {TEXT_IDS}")
-        fields = [field for layout in self.layouts for field in (*layout.planner, *layout.controller, layout.action)]
+        fields = [field for layout in self.layouts for field in (*observed(layout), layout.action)]
         if self.text_pieces == 0 and any(isinstance(field.codec, Text | Piece) for field in fields):
             raise ValueError("a layout has text, and the schema has no text pieces: train a tokenizer first")
         kinds = {(field.codec.patch, field.codec.channels) for field in images(tuple(fields))}
         if len(kinds) > 1:
             raise ValueError(f"patches of {sorted(kinds)} (side, channels): one set of weights embeds one kind")
+        above = {layout.name: len(layout.above) for layout in self.layouts}
+        if len(set(above.values())) > 1:
+            raise ValueError(f"planners above the planner are {above}: the layouts of one schema have as many of them")
 
     def __getitem__(self, name: str) -> Layout:
         for layout in self.layouts:
@@ -337,14 +382,14 @@ class Schema:
     def field_ids(self, name: str) -> dict[tuple[str, str], int]:
         """Returns, for one layout, (reader, field name) to the first of that field's ids.
 
-        The readers are "planner", "controller" and "action"; ("controller", "separator") is the separator's. A field's ids run
-        frame by frame and, within a frame, element by element; a text field has one (its size is 1).
+        The readers are those of `readers`, and "action"; ("controller", "separator") is the separator's. A field's ids run frame
+        by frame and, within a frame, element by element; a text field has one (its size is 1).
         """
         first, ids = 0, {}
         for layout in self.layouts:
             ids = {}
-            for reader in ("planner", "controller"):
-                for field in getattr(layout, reader):
+            for reader, fields in readers(layout).items():
+                for field in fields:
                     ids[reader, field.name] = first
                     first += field.size * field.frames
             ids["controller", "separator"] = first
@@ -374,17 +419,14 @@ class Schema:
     def fields(self) -> int:
         """Number of field ids."""
         return sum(
-            scalars(layout.planner + layout.controller)
-            + sum(field.size for field in words(layout.planner + layout.controller))
-            + 1
-            + layout.action.size
+            scalars(observed(layout)) + sum(field.size for field in words(observed(layout))) + 1 + layout.action.size
             for layout in self.layouts
         )
 
     @property
     def patch_values(self) -> int:
         """Number of values in a patch of an image, all channels counted; 0 without images."""
-        fields = [field for layout in self.layouts for field in images(layout.planner + layout.controller)]
+        fields = [field for layout in self.layouts for field in images(observed(layout))]
         return max([field.codec.patch**2 * field.codec.channels for field in fields] + [0])
 
     @property
@@ -393,9 +435,14 @@ class Schema:
         return any(isinstance(layout.action.codec, Piece) for layout in self.layouts)
 
     @property
+    def above(self) -> int:
+        """How many planners there are above the planner."""
+        return len(self.layouts[0].above)
+
+    @property
     def planner_atoms(self) -> int:
-        """Most scalars that one token of the planner's stream sums over."""
-        return max([scalars(layout.planner) for layout in self.layouts if layout.pooled] + [1])
+        """Most scalars that one token of a planner's stream sums over."""
+        return max([scalars(fields) for layout in self.layouts if layout.pooled for fields in _planned(layout)] + [1])
 
     @property
     def controller_atoms(self) -> int:
@@ -404,8 +451,8 @@ class Schema:
 
     @property
     def planner_names(self) -> int:
-        """Most text or discrete ids that one token of the planner's stream sums over; they come first in it."""
-        return max([names(layout.planner) for layout in self.layouts if layout.pooled] + [1])
+        """Most text or discrete ids that one token of a planner's stream sums over; they come first in it."""
+        return max([names(fields) for layout in self.layouts if layout.pooled for fields in _planned(layout)] + [1])
 
     @property
     def controller_names(self) -> int:
@@ -413,7 +460,12 @@ class Schema:
         return max([names(layout.controller) for layout in self.layouts if layout.pooled] + [1])
 
 
-NEWER = {"every_tick": False, "late": 0, "chunk": 1, "at_once": False, "predicted": [], "lifetime": False}
+def _planned(layout: Layout) -> tuple[tuple[Field, ...], ...]:
+    """What each planner reads."""
+    return (layout.planner, *layout.above)
+
+
+NEWER = {"every_tick": False, "late": 0, "chunk": 1, "at_once": False, "predicted": [], "lifetime": False, "above": []}
 """What fields and layouts had no word for at first, and what it was."""
 
 

@@ -244,7 +244,7 @@ def test_a_wrong_batch_is_seen(mutant):
 def test_sums_over_the_wrong_ticks_are_seen(monkeypatch):
     right = segment.planner_tokens
     monkeypatch.setattr(
-        segment, "planner_tokens", lambda history, ticks, before: right(history, ticks, np.maximum(before - 1, -1))
+        segment, "planner_tokens", lambda history, ticks, before, who: right(history, ticks, np.maximum(before - 1, -1), who)
     )
     assert parted(toy("pooled"), ACTED) > 10 * TOLERANCE
 

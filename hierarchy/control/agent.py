@@ -29,6 +29,8 @@ from hierarchy.layout import (
     Layout,
     Schema,
     images,
+    planner_name,
+    readers,
     tick_action,
     tokens_between,
     tokens_per_reading,
@@ -41,7 +43,15 @@ from hierarchy.timeline import NO_PLAN, Timeline, age, visible
 from modules.transformer import Cache
 
 Intervention = Callable[[int, jax.Array], jax.Array]
-"""From update j and its plan vectors [B, P, plan_width] to the vectors that the controller gets instead."""
+"""From update j and its plan vectors [B, P, plan_width] to the vectors that the level below gets instead."""
+
+
+class Thinking(NamedTuple):
+    """The compiled functions of a planner above the planner."""
+
+    update: Callable[..., Any]
+    read: Callable[..., Any]
+    no_plan: Callable[..., Any]
 
 
 class Devices(NamedTuple):
@@ -62,7 +72,7 @@ class Weights(NamedTuple):
 class Acting(NamedTuple):
     """The compiled functions of one layout, batched over B episodes. Built once; every timeline and episode reuses them.
 
-    devices: None leaves everything where JAX puts it.
+    devices: None leaves everything where JAX puts it. above: of the planners above the planner, the nearest first.
     """
 
     network: Network
@@ -75,6 +85,7 @@ class Acting(NamedTuple):
     no_plan: Callable[..., Any]
     tick: Callable[..., Any]
     devices: Devices | None = None
+    above: tuple[Thinking, ...] = ()
 
 
 @functools.lru_cache(64)
@@ -87,8 +98,21 @@ def compile_acting(
     """
     layout = schema[name]
 
-    def update(params, cache, tokens, chunks, now):
-        return stepwise.update(network, layout, params, cache, tokens, chunks, now)
+    def thinking(level: int) -> Thinking:
+        # A planner under another one is given what it sees of that one's plans, and their age.
+        seen = (0, None) if level <= len(layout.above) else ()
+
+        def update(params, cache, tokens, chunks, now, *seen):
+            return stepwise.update(network, layout, params, cache, tokens, chunks, now, level, *seen)
+
+        def read(params, vectors):
+            return stepwise.as_plan(network, params, vectors, level)
+
+        return Thinking(
+            jax.jit(jax.vmap(update, in_axes=(None, 0, 0, None, None, *seen)), donate_argnums=1),
+            jax.jit(jax.vmap(read, in_axes=(None, 0))),
+            jax.jit(lambda params: stepwise.no_plan(network, params, level)),
+        )
 
     def follow(params, cache, tokens, first, ticks):
         return stepwise.follow(network, layout, params, cache, tokens, first, ticks)
@@ -107,21 +131,28 @@ def compile_acting(
 
         return jax.vmap(one)(cache, packed, reading)
 
-    def read(params, vectors):
-        return stepwise.as_plan(network, params, vectors)
-
+    planner, *above = (thinking(level) for level in range(1, 2 + len(layout.above)))
     return Acting(
         network,
         schema,
         layout,
-        jax.jit(jax.vmap(update, in_axes=(None, 0, 0, None, None)), donate_argnums=1),
+        planner.update,
         jax.jit(jax.vmap(follow, in_axes=(None, 0, 0, None, None)), donate_argnums=1),
         jax.jit(jax.vmap(look, in_axes=(None, 0, 0, 0, None)), donate_argnums=1),
-        jax.jit(jax.vmap(read, in_axes=(None, 0))),
-        jax.jit(lambda params: stepwise.no_plan(network, params)),
+        planner.read,
+        planner.no_plan,
         jax.jit(tick, donate_argnums=1),
         devices,
+        tuple(above),
     )
+
+
+class Standing(NamedTuple):
+    """Where a planner above the planner stands: its cache, its plans from the visible one on, and how many updates have run."""
+
+    cache: Cache
+    plans: dict[int, stepwise.Plan]
+    updates: int
 
 
 def lay_out(acting: Acting, params: hk.Params) -> Weights:
@@ -164,6 +195,7 @@ class AgentState(NamedTuple):
     previous_action: [B, ...], executed at the last tick. decoded: the last tick's action ids and logits, for whoever looks.
     updates: how many planner updates have run. queue: actions of the last chunk that are still to be executed, in order.
     origin: what the models call tick 0. It is the history's own; while a prompt is read, the tick after it.
+    above: the planners above the planner, the nearest first.
     """
 
     tick: int
@@ -178,6 +210,7 @@ class AgentState(NamedTuple):
     updates: int
     queue: tuple[np.ndarray, ...] = ()
     origin: int = 0
+    above: tuple[Standing, ...] = ()
 
     @property
     def time(self) -> np.int32:
@@ -194,11 +227,28 @@ class Heard(NamedTuple):
     words: list[tuple[int, np.ndarray]]
 
 
+class Schedule(NamedTuple):
+    """A timeline as it is met tick by tick: the update that observes a tick, and each tick's visible plan and its age."""
+
+    update_at: dict[int, int]
+    visible: np.ndarray
+    age: np.ndarray
+
+
+def schedule(timeline: Timeline, horizon: int) -> Schedule:
+    """Returns the schedule of a timeline's first `horizon` ticks."""
+    ticks = np.arange(horizon)
+    update_at = {int(tick): j for j, tick in enumerate(timeline.observed)}
+    return Schedule(update_at, visible(timeline, ticks), age(timeline, ticks))
+
+
 class Agent:
     """A policy over B episodes in lockstep: `begin(seeds)`, then `step(state, observations)` at every tick.
 
     timeline: of every episode; `hierarchy.timeline.periodic` for simulated time, `recorded` to replay a run. The agent does not
-    know which it is. horizon: ticks of the longest episode that is asked for.
+    know which it is. horizon: ticks of the longest episode that is asked for. intervention: on the plans of the planner, or of
+    the one at `intervene_at` (2 is the planner's planner). above: the timelines of the planners above the planner, the nearest
+    first, their ticks being the episode's too.
     """
 
     def __init__(
@@ -210,14 +260,22 @@ class Agent:
         horizon: int,
         tokenizer: Pieces | None = None,
         intervention: Intervention | None = None,
+        intervene_at: int = 1,
+        above: Sequence[Timeline] = (),
     ):
-        self.acting, self.weights, self.timeline = acting, lay_out(acting, params), timeline
-        self._tokenizer, self._intervention = tokenizer, intervention
+        self.acting, self.weights, self.timeline, self.above = acting, lay_out(acting, params), timeline, tuple(above)
+        self._tokenizer, self._intervention, self._intervene_at = tokenizer, intervention, intervene_at
         self._horizon = horizon
-        self._visible = visible(timeline, np.arange(horizon))
-        self._age = age(timeline, np.arange(horizon))
-        self._update_at = {int(tick): j for j, tick in enumerate(timeline.observed)}
+        self._update_at, self._visible, self._age = schedule(timeline, horizon)
+        self._schedules = tuple(schedule(each, horizon) for each in self.above)
         self._has_planner = acting.network.config.planner is not None
+        if len(self.above) != len(acting.layout.above):
+            raise ValueError(
+                f"layout {acting.layout.name!r} has {len(acting.layout.above)} planners above the planner, and there are "
+                f"{len(self.above)} timelines for them: give one each"
+            )
+        if intervention is not None and not 1 <= intervene_at <= 1 + len(self.above):
+            raise ValueError(f"layout {acting.layout.name!r} has no planner {intervene_at} whose plans could be changed")
         chunk, gaps = acting.layout.chunk, np.diff([*timeline.observed, horizon])
         if chunk > 1 and (0 not in self._update_at or gaps.max() > chunk):
             raise ValueError(
@@ -245,6 +303,7 @@ class Agent:
         if self.acting.layout.chunk > 1 and now not in self._update_at:
             action, *queue = state.queue
             return action, state._replace(tick=now + 1, previous_action=action, queue=tuple(queue))
+        state = self._update_above(state) if self.above else state
         state = self._update(state) if self._has_planner and now in self._update_at else state
         newest = int(self._visible[now])
         plans = {j: plan for j, plan in state.plans.items() if j >= newest or j == NO_PLAN}
@@ -254,10 +313,35 @@ class Agent:
     def _update(self, state: AgentState) -> AgentState:
         """Runs the update that is due; its plan waits in `plans` until the timeline makes it visible."""
         j = self._update_at[state.tick]
-        plan, state = think(self.acting, self.weights.update, state)
-        if self._intervention is not None:
-            plan = self.acting.read(self.weights.update, self._intervention(j, plan.vectors))
-        return state._replace(plans=state.plans | {j: _beside_controller(self.acting, plan)})
+        plan, state = think(self.acting, self.weights.update, state, seen=self._seen(state, 1))
+        return state._replace(plans=state.plans | {j: _beside_controller(self.acting, self._intervened(1, j, plan))})
+
+    def _update_above(self, state: AgentState) -> AgentState:
+        """Runs the updates that are due above the planner, slowest first, and lets go of plans that were overtaken."""
+        for level in range(len(self.above) + 1, 1, -1):
+            due, newest = self._schedules[level - 2].update_at, self._schedules[level - 2].visible[state.tick]
+            plans = state.above[level - 2].plans
+            if state.tick in due:
+                j = due[state.tick]
+                plan, state = think(self.acting, self.weights.update, state, seen=self._seen(state, level), level=level)
+                plans = plans | {j: self._intervened(level, j, plan)}
+            kept = {j: plan for j, plan in plans.items() if j >= newest or j == NO_PLAN}
+            state = _with_above(state, level, plans=kept)
+        return state
+
+    def _intervened(self, level: int, j: int, plan: stepwise.Plan) -> stepwise.Plan:
+        if self._intervention is None or level != self._intervene_at:
+            return plan
+        read = self.acting.read if level == 1 else self.acting.above[level - 2].read
+        return read(self.weights.update, self._intervention(j, plan.vectors))
+
+    def _seen(self, state: AgentState, level: int) -> tuple[Reading, np.int32] | tuple[()]:
+        """Returns what a planner sees of the plans of the level above: the newest visible one, and its age."""
+        if level > len(self.above):
+            return ()
+        _, newest, since = self._schedules[level - 1]
+        plan = state.above[level - 1].plans[int(newest[state.tick])]
+        return plan.reading, np.int32(since[state.tick])
 
 
 def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pieces | None = None) -> AgentState:
@@ -265,7 +349,16 @@ def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pi
     network, layout, batch = acting.network, acting.layout, len(seeds)
     has_planner = network.config.planner is not None
 
-    nothing = {reader: Heard(-1, {f.name: np.full(batch, -1) for f in words(getattr(layout, reader))}, []) for reader in READERS}
+    nothing = {
+        reader: Heard(-1, {field.name: np.full(batch, -1) for field in words(fields)}, [])
+        for reader, fields in readers(layout).items()
+    }
+    above = (
+        Standing(
+            _repeat(stepwise.planner_cache(network, layout, level), batch), {NO_PLAN: _repeat(each.no_plan(params), batch)}, 0
+        )
+        for level, each in enumerate(acting.above, start=2)
+    )
     return AgentState(
         tick=0,
         seeds=np.asarray(seeds, np.uint32),
@@ -277,23 +370,45 @@ def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pi
         previous_action=None,
         decoded=None,
         updates=0,
+        above=tuple(above),
     )
 
 
 def think(
-    acting: Acting, params: hk.Params, state: AgentState, among: np.ndarray | None = None
+    acting: Acting,
+    params: hk.Params,
+    state: AgentState,
+    among: np.ndarray | None = None,
+    seen: tuple[Reading, np.int32] | tuple[()] = (),
+    level: int = 1,
 ) -> tuple[stepwise.Plan, AgentState]:
     """Returns the plan of an update that observes the state's tick, and the state whose planner has read it.
 
     among: bool [B], the episodes that have the update, None for all; the planners of the others read nothing, and what is
     returned as their plans means nothing. For layouts whose planner reads numbers of single ticks alone.
+    level: 1 for the planner, 2 for the one that plans for it. seen: the visible plan of the level above that, entries [B, ...],
+    and its age; () where there is none.
     """
-    cache, seen = _look(acting, params, state, "planner", _follow(acting, params, state))
-    tokens, chunks, heard = _tokens(state, "planner", acting, seen)
+    reader = planner_name(level)
+    if level > 1:
+        standing, update = state.above[level - 2], acting.above[level - 2].update
+        tokens, chunks, heard = _tokens(state, reader, acting, np.zeros(len(state.seeds), np.int32))
+        cache, plan = update(params, standing.cache, tokens, chunks, state.time, *seen)
+        state = _with_above(state, level, cache=cache, updates=standing.updates + 1)
+        return plan, state._replace(heard=state.heard | {reader: heard})
+    cache, looked = _look(acting, params, state, reader, _follow(acting, params, state))
+    tokens, chunks, heard = _tokens(state, reader, acting, looked)
     if among is not None:
         tokens = tokens._replace(count=np.where(among, tokens.count, 0).astype(np.int32))
-    cache, plan = acting.update(params, cache, tokens, chunks, state.time)
-    return plan, state._replace(planner=cache, heard=state.heard | {"planner": heard}, updates=state.updates + 1)
+    cache, plan = acting.update(params, cache, tokens, chunks, state.time, *seen)
+    return plan, state._replace(planner=cache, heard=state.heard | {reader: heard}, updates=state.updates + 1)
+
+
+def _with_above(state: AgentState, level: int, **changed: Any) -> AgentState:
+    """Returns the state with this changed of one planner above the planner."""
+    above = list(state.above)
+    above[level - 2] = above[level - 2]._replace(**changed)
+    return state._replace(above=tuple(above))
 
 
 def act(
@@ -337,7 +452,7 @@ def _follow(acting: Acting, params: hk.Params, state: AgentState) -> Cache:
 def _look(acting: Acting, params: hk.Params, state: AgentState, reader: str, cache: Cache) -> tuple[Cache, np.ndarray]:
     """Returns the reader's cache after the images that are due, and how many patches those were, int32 [B]."""
     layout, schema, config = acting.layout, acting.schema, acting.network.config
-    window = (config.planner if reader == "planner" else config.controller).window
+    window = config.of(reader).window
     atoms = schema.planner_atoms if reader == "planner" else schema.controller_atoms
     seen = np.zeros(len(state.seeds), np.int32)
     for field in images(getattr(layout, reader)):
@@ -356,7 +471,6 @@ def _look(acting: Acting, params: hk.Params, state: AgentState, reader: str, cac
     return cache, seen
 
 
-READERS = ("planner", "controller")
 FOLLOWED = 32
 """Ticks between updates that are read in one call."""
 
@@ -376,14 +490,17 @@ def _tokens(state: AgentState, reader: str, acting: Acting, seen: np.ndarray) ->
     seen: int32 [B], patches that it has read at this tick.
     """
     layout, now, heard = acting.layout, state.tick, state.heard[reader]
-    numbers = planner_tokens if reader == "planner" else controller_tokens
-    size = tokens_per_update(layout) if reader == "planner" else tokens_per_reading(layout)
-    value, field = (part[:, 0] for part in numbers(state.history, np.array([now]), np.array([heard.last])))
+    ticks, previous = np.array([now]), np.array([heard.last])
+    if reader == "controller":
+        size, read = tokens_per_reading(layout), controller_tokens(state.history, ticks, previous)
+    else:
+        size, read = tokens_per_update(layout, reader), planner_tokens(state.history, ticks, previous, reader)
+    value, field = (part[:, 0] for part in read)
     count = np.full(len(value), size, np.int32)
     if not heard.fields:
         return stepwise.Tokens(value, field, count, seen), np.int32(1), heard._replace(last=now)
     config = acting.network.config
-    window = (config.planner if reader == "planner" else config.controller).window
+    window = config.of(reader).window
     pieces, fields = _words(state, reader, acting, window // 2)
     lengths = np.array([len(each) for each in pieces])
     recent = [(tick, many) for tick, many in heard.words if now - tick < window] + [(now, lengths + seen)]
@@ -413,7 +530,7 @@ def _words(state: AgentState, reader: str, acting: Acting, reread: int) -> tuple
     ids = acting.schema.field_ids(acting.layout.name)
     pieces: list[list[int]] = [[] for _ in state.seeds]
     fields: list[list[int]] = [[] for _ in state.seeds]
-    for field in words(getattr(acting.layout, reader)):
+    for field in words(readers(acting.layout)[reader]):
         if isinstance(field.codec, Image):
             continue
         for episode, said in _due(state, reader, field, reread).items():

@@ -31,6 +31,8 @@ def read_prompt(
         ValueError: the state is past its tick 0, the prompts differ in number or length, or their layout has other caches.
     """
     ticks, layout = prompts[0].ticks, acting.layout
+    if layout.above:
+        raise ValueError(f"layout {layout.name!r} has planners above the planner: prompts are read by one planner at most")
     if state.tick or len(prompts) != len(state.seeds) or any(prompt.ticks != ticks for prompt in prompts):
         raise ValueError(
             f"{len(prompts)} prompts of {sorted({prompt.ticks for prompt in prompts})} ticks at tick {state.tick} of "

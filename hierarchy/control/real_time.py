@@ -137,6 +137,10 @@ class RealTimeAgent:
             raise ValueError(
                 "a layout whose actions are chunks or come late looks ahead of its ticks: real time takes one that does not"
             )
+        if acting.layout.above:
+            raise ValueError(
+                f"layout {acting.layout.name!r} has {len(acting.layout.above)} planners above the planner: real time runs one"
+            )
         has_planner = acting.network.config.planner is not None
         if has_planner != (link is not None):
             raise ValueError("a model with a planner needs a link to it, and a model without one has none")

@@ -152,6 +152,10 @@ class TriggeredAgent:
     def __init__(self, acting: Acting, params: hk.Params, trigger: Trigger, *, latency: int = 0, tokenizer: Pieces | None = None):
         if acting.network.config.planner is None:
             raise ValueError(f"layout {acting.layout.name!r} has no planner: there is nothing to trigger")
+        if acting.layout.above:
+            raise ValueError(
+                f"layout {acting.layout.name!r} has planners above the planner: updates of one planner are triggered"
+            )
         if latency < 0:
             raise ValueError(f"latency is {latency}: it counts ticks and is at least 0")
         self.acting, self.params, self.trigger, self.latency = acting, params, trigger, latency

@@ -5,14 +5,33 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hierarchy.batch import Batch, Patches, Stream, Targets
+from hierarchy.batch import Above, Batch, Patches, Stream, Targets
 from hierarchy.corpus.prompts import is_prompted, lay_before
 from hierarchy.corpus.segment import HEADS, Encoded, NoLoss, Segment, cut, draw_window, trim
-from hierarchy.layout import EMPTY, Piece, Schema, images
+from hierarchy.layout import EMPTY, Piece, Schema, images, planner_name
 from hierarchy.timeline import Timeline, draw, draw_irregular
 
 # A batch is full once this many segments have found no row. The segments left out are the larger ones, so few may be.
 MISSES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class AbovePacking:
+    """Budgets of a planner above the planner, and what is drawn for its link to the level below; times are in ticks.
+
+    tokens, plans: of a row, plans being those that updates below see. lead_in, reread, ratios, latencies: as the planner's.
+    """
+
+    tokens: int = 64
+    plans: int = 64
+    lead_in: int = 126
+    reread: int = 128
+    ratios: tuple[int, ...] = (16, 64)
+    latencies: tuple[int, ...] = tuple(range(9))
+
+    def __post_init__(self) -> None:
+        if self.reread < 1 or self.lead_in < 0:
+            raise ValueError("packing: of a planner above, reread is at least 1 tick and lead_in at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +49,7 @@ class Packing:
     ratios, latencies: one of each is drawn for a segment, and a phase. wait_for_first: share that waits for its first plan.
     recorded_timelines: share of the segments of episodes that tell their timeline (`PLAN_READY`) which are cut under it; an
     observation may depend on when plans came. irregular: share of the others whose gaps are drawn one by one.
+    above: of the planners above the planner, the nearest first.
     """
 
     rows: int = 8
@@ -51,6 +71,7 @@ class Packing:
     wait_for_first: float = 0.0
     recorded_timelines: float = 0.0
     irregular: float = 0.0
+    above: tuple[AbovePacking, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("rows", "controller_tokens", "planner_reread", "controller_reread"):
@@ -69,7 +90,7 @@ def pack(
     rng: np.random.Generator, next_episode: Callable[[np.random.Generator], Encoded], schema: Schema, packing: Packing
 ) -> tuple[Batch, dict[str, float]]:
     """Returns a batch and its figures: `episodes`, `loss_ticks`, the share of segments that are `prompted`, and shares of padding
-    `controller_padding`, `planner_padding`.
+    `controller_padding`, `planner_padding`, and so on for the planners above.
 
     next_episode: returns the next episode to cut a segment from. The batch is a function of `rng` and of what it returns.
 
@@ -105,12 +126,15 @@ def pack(
 
 
 def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Segment:
-    """Returns a segment of the episode under a drawn timeline, its window drawn too, after its prompt where a row has room for
-    both. Chunks come one after another."""
+    """Returns a segment of the episode under drawn timelines, one a link, its window drawn too, after its prompt where a row has
+    room for both. Chunks come one after another."""
     timeline = draw_timeline_of(rng, encoded, packing)
-    segment = cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing)
+    above = [draw(rng, encoded.ticks, link.ratios, link.latencies) for link in packing.above]
+    segment = cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing, above)
     if encoded.prompt is None:
         return segment
+    if above:
+        raise ValueError("prompts are read by one planner at most: leave them out where there are planners above it")
     offers = (lay_before(rng, encoded.prompt, offer, timeline, packing) for offer in (segment, trim(segment)))
     return next((offer for offer in offers if (_need(offer) <= _budgets(packing)).all()), segment)
 
@@ -139,6 +163,7 @@ def fill(rows: list[list[Segment]], schema: Schema, packing: Packing) -> Batch:
     heads = {name: _empty_targets(count, budget) for name, budget in _heads(schema, packing).items()}
     heads["patches"] = _empty_patches(count, packing.patches if schema.patch_values else 0, schema.patch_values)
     by_planner = _slow_parts(schema)
+    above = _fill_above(rows, schema, packing)
     for b, segments in enumerate(rows):
         fast, slow, plans, filled = 0, 0, 0, dict.fromkeys(heads, 0)
         for number, segment in enumerate(segments, start=1):
@@ -156,7 +181,31 @@ def fill(rows: list[list[Segment]], schema: Schema, packing: Packing) -> Batch:
                 targets.slot[b, at] += slow if name in by_planner else fast
                 filled[name] = at.stop
             fast, slow, plans = fast_stop, slow_stop, plans + len(segment.plan_slot)
-    return Batch(controller, planner, plan_slot, plan, age, **heads)
+    return Batch(controller, planner, plan_slot, plan, age, **heads, above=above)
+
+
+def _fill_above(rows: list[list[Segment]], schema: Schema, packing: Packing) -> tuple[Above, ...]:
+    """The planners above the planner, segments in the rows as they are in the streams below."""
+    if len(packing.above) != schema.above:
+        raise ValueError(f"packing: {len(packing.above)} budgets above the planner, and the layouts have {schema.above} there")
+    filled, below_tokens = [], packing.planner_tokens
+    for level, budget in enumerate(packing.above):
+        stream = _empty_stream(len(rows), budget.tokens, schema.planner_atoms)
+        plan_slot = np.full((len(rows), budget.plans), -1, np.int32)
+        plan, age = np.full((2, len(rows), below_tokens), -1, np.int32)
+        for b, segments in enumerate(rows):
+            tokens, below, plans = 0, 0, 0
+            for number, segment in enumerate(segments, start=1):
+                part = segment.above[level]
+                stop, stop_below = tokens + len(part.stream.tick), below + len(part.plan)
+                _copy(stream, part.stream, b, slice(tokens, stop), number)
+                plan[b, below:stop_below] = np.where(part.plan < 0, -1, part.plan + plans)
+                age[b, below:stop_below] = part.age
+                plan_slot[b, plans : plans + len(part.plan_slot)] = part.plan_slot + tokens
+                tokens, below, plans = stop, stop_below, plans + len(part.plan_slot)
+        filled.append(Above(stream, plan_slot, plan, age))
+        below_tokens = budget.tokens
+    return tuple(filled)
 
 
 def _copy(whole: Stream, part: Stream, b: int, at: slice, number: int) -> None:
@@ -228,15 +277,18 @@ BUDGETS = (
 
 
 def _budgets(packing: Packing) -> np.ndarray:
-    return np.array([getattr(packing, name) for name, _ in BUDGETS])
+    above = [budget for link in packing.above for budget in (link.tokens, link.plans)]
+    return np.array([getattr(packing, name) for name, _ in BUDGETS] + above)
 
 
 def _need(segment: Segment) -> np.ndarray:
-    return np.array([len(part(segment)) for _, part in BUDGETS])
+    above = [len(part) for link in segment.above for part in (link.stream.tick, link.plan_slot)]
+    return np.array([len(part(segment)) for _, part in BUDGETS] + above)
 
 
 def _check_alone(need: np.ndarray, packing: Packing) -> None:
-    for (name, _), wanted, budget in zip(BUDGETS, need, _budgets(packing)):
+    above = [f"{part} of {planner_name(level)}" for level, _ in enumerate(packing.above, start=2) for part in ("tokens", "plans")]
+    for name, wanted, budget in zip([name for name, _ in BUDGETS] + above, need, _budgets(packing), strict=True):
         if wanted > budget:
             raise ValueError(f"packing: one segment needs {wanted} {name}, and a row has {budget}: raise {name}")
 
@@ -244,11 +296,14 @@ def _check_alone(need: np.ndarray, packing: Packing) -> None:
 def _figures(rows: list[list[Segment]], packing: Packing) -> dict[str, float]:
     segments = [segment for row in rows for segment in row]
     fast = sum(len(segment.controller.tick) for segment in segments)
-    slow = sum(len(segment.planner.tick) for segment in segments)
+    slow = {"planner": (sum(len(segment.planner.tick) for segment in segments), packing.planner_tokens)}
+    for level, link in enumerate(packing.above):
+        slow[planner_name(level + 2)] = sum(len(segment.above[level].stream.tick) for segment in segments), link.tokens
+    padding = {f"{name}_padding": 1 - filled / max(1, packing.rows * tokens) for name, (filled, tokens) in slow.items()}
     return {
         "episodes": len(segments),
         "loss_ticks": sum(segment.ticks for segment in segments),
         "prompted": sum(is_prompted(segment) for segment in segments) / len(segments),
         "controller_padding": 1 - fast / (packing.rows * packing.controller_tokens),
-        "planner_padding": 1 - slow / max(1, packing.rows * packing.planner_tokens),
+        **padding,
     }

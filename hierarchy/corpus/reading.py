@@ -26,6 +26,8 @@ from hierarchy.layout import (
     Text,
     followed,
     numbers,
+    observed,
+    readers,
     tokens_between,
     tokens_per_reading,
     tokens_per_update,
@@ -52,19 +54,19 @@ class History:
     def __init__(self, schema: Schema, name: str, batch: int, tokenizer: Pieces | None = None, capacity: int = 64):
         self.schema, self.layout, self.batch, self.tokenizer = schema, schema[name], batch, tokenizer
         self.ticks = 0
-        both = self.layout.planner + self.layout.controller
-        self._fields = {_key(field): field for field in numbers(both)}
+        everything = observed(self.layout)
+        self._fields = {_key(field): field for field in numbers(everything)}
         shape = {key: (batch, capacity, field.size) for key, field in self._fields.items()}
         self._held = {key: np.empty(shape[key], _dtype(field)) for key, field in self._fields.items()}
-        self._spoken = {field.name: field for field in words(both)}
+        self._spoken = {field.name: field for field in words(everything)}
         self.spoken = {field: [[] for _ in range(batch)] for field in self._spoken}
         self._wording = {field: [None] * batch for field in self._spoken}
-        self._rows_of = {reader: field_row(schema, name, reader) for reader in ("planner", "controller")}
+        self._rows_of = {reader: field_row(schema, name, reader) for reader in readers(self.layout)}
         self.field_ids = schema.field_ids(name)
         separator = self.field_ids["controller", "separator"]
         self._rows_of["controller"] = np.append(self._rows_of["controller"], np.int32(separator))
-        self._atoms = {"planner": schema.planner_atoms, "controller": schema.controller_atoms}
-        text = [field.name for field in words(both) if isinstance(field.codec, Text)]
+        self._atoms = dict.fromkeys(self._rows_of, schema.planner_atoms) | {"controller": schema.controller_atoms}
+        text = [field.name for field in words(everything) if isinstance(field.codec, Text)]
         if text and tokenizer is None:
             raise ValueError(f"layout {name!r} reads text {text}: a tokenizer is needed")
 
@@ -225,16 +227,19 @@ def read(fields: Sequence[Field], history: History, ticks: np.ndarray, previous:
 
 
 def field_row(schema: Schema, name: str, reader: str) -> np.ndarray:
-    """Returns int32 [atoms]: the field ids beside one reading of `read`, for the reader "planner" or "controller"."""
-    ids = schema.field_ids(name)
-    spans = [ids[reader, field.name] + np.arange(field.size * field.frames) for field in numbers(getattr(schema[name], reader))]
+    """Returns int32 [atoms]: the field ids beside one reading of `read`, for one of the layout's readers."""
+    ids, fields = schema.field_ids(name), readers(schema[name])[reader]
+    spans = [ids[reader, field.name] + np.arange(field.size * field.frames) for field in numbers(fields)]
     return np.concatenate([np.zeros(0, np.int32), *spans]).astype(np.int32)
 
 
-def planner_tokens(history: History, ticks: np.ndarray, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns value and field ids, each int32 [B, N, tokens_per_update, K], of updates at `ticks` [N]; words not counted."""
-    value = read(history.layout.planner, history, ticks, previous)
-    return _tokens(history, "planner", value, tokens_per_update(history.layout))
+def planner_tokens(
+    history: History, ticks: np.ndarray, previous: np.ndarray, planner: str = "planner"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns value and field ids, each int32 [B, N, tokens_per_update, K], of a planner's updates at `ticks` [N]; words not
+    counted."""
+    value = read(readers(history.layout)[planner], history, ticks, previous)
+    return _tokens(history, planner, value, tokens_per_update(history.layout, planner))
 
 
 def between_tokens(history: History, ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,10 @@
-"""One window of one episode as the two streams see it, under one timeline.
+"""One window of one episode as its streams see it, under one timeline a link.
 
     ticks of the episode    0 . . . s . . . a . . . . . b . . . T
     controller                      |lead-in|   loss    |
     planner, if it fits     |updates up to the last one seen|        (to the end, where a sub-goal or text is learnt)
     planner, if not               |lead-in|updates seen |            (from a drawn update on)
+    planner_2, which plans for the planner: as the planner, of what the planner's updates in the row see
 
 A tick bears loss only if everything behind its logits is in the row: the controller's lead-in, and for every plan seen there
 the planner's. Ticks are the episode's own throughout.
@@ -13,11 +14,12 @@ due; one reading of its numbers, what it follows among them. The last of them is
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hierarchy.batch import Patches, Stream, Targets
+from hierarchy.batch import Above, Patches, Stream, Targets
 from hierarchy.corpus.codecs import intervals
 from hierarchy.corpus.reading import (
     History,
@@ -51,6 +53,8 @@ from hierarchy.layout import (
     followed,
     id_range,
     numbers,
+    planner_name,
+    readers,
     scalars,
     tick_action,
     tokens_between,
@@ -109,6 +113,7 @@ class Segment(NamedTuple):
     lifetime: Targets
     needed: int
     ticks: int
+    above: tuple[Above, ...] = ()
 
 
 def encode_episode(schema: Schema, name: str, episode: Episode, tokenizer: Pieces | None = None) -> Encoded:
@@ -198,8 +203,17 @@ def draw_window(rng: np.random.Generator, encoded: Encoded, packing: "Packing") 
     return start, min(start + most, ticks)
 
 
-def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: tuple[int, int], packing: "Packing") -> Segment:
+def cut(
+    rng: np.random.Generator,
+    encoded: Encoded,
+    timeline: Timeline,
+    window: tuple[int, int],
+    packing: "Packing",
+    above: Sequence[Timeline] = (),
+) -> Segment:
     """Returns the segment whose ticks [a, b) bear loss, b brought down until the controller's tokens fit its stream.
+
+    above: the timelines of the planners above the planner, the nearest first.
 
     What is EMPTY in a label is no target and, within its tick, no token: later elements do not see one in its place.
     A tick whose visible plan is of an update before the row's first has plan and age -1 as if there were none, and weight 0,
@@ -210,6 +224,11 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
             one update fits.
     """
     layout = encoded.history.layout
+    if not len(above) == len(packing.above) == len(layout.above):
+        raise ValueError(
+            f"layout {layout.name!r} has {len(layout.above)} planners above the planner; there are {len(above)} timelines and "
+            f"{len(packing.above)} budgets for them"
+        )
     readings = np.arange(window[1], dtype=np.int32)
     if layout.chunk > 1:
         readings = timeline.observed[timeline.observed < window[1]]
@@ -224,7 +243,10 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
             f"{packing.controller_tokens} controller tokens: raise controller_tokens"
         )
     seen = visible(timeline, ticks) if layout.planner else np.full(len(ticks), NO_PLAN, np.int32)
-    planner, span, seen_by_planner = _planner(rng, encoded, timeline, seen, packing)
+    room = _Room(packing.planner_tokens, packing.planner_lead_in, packing.planner_reread, "planner_tokens")
+    planner, span, seen_by_planner = _planner(rng, encoded, "planner", timeline, seen, room)
+    over, sound = _above(rng, encoded, 2, timeline, span, planner, room.lead_in, above, packing)
+    span = span._replace(sound=max(span.sound, sound))
     bears = (ticks >= start) & _complete(seen, span.sound, packing.lead_in)
     if not bears.any():
         raise NoLoss(
@@ -251,21 +273,28 @@ def cut(rng: np.random.Generator, encoded: Encoded, timeline: Timeline, window: 
         lifetime=_lifetimes(encoded, timeline, span),
         needed=int(span.last[seen[-1] - span.first]) + 1 if seen[-1] != NO_PLAN else 0,
         ticks=int((encoded.label[ticks[bears]] != EMPTY).any(axis=1).sum()),
+        above=over,
     )
 
 
 def trim(segment: Segment) -> Segment:
-    """Returns the segment without the planner tokens that no tick sees."""
+    """Returns the segment without the planner tokens that no tick sees, and above without those that then no update sees."""
     planner = Stream(*(array[: segment.needed] for array in segment.planner))
     if len(segment.planner.tick) == segment.needed:
         return segment
+    above, below = [], segment.needed
+    for stream, plan_slot, plan, age in segment.above:
+        plan, age = plan[:below], age[:below]
+        plan_slot = plan_slot[: plan.max(initial=-1) + 1]
+        below = plan_slot.max(initial=-1) + 1
+        above.append(Above(Stream(*(array[:below] for array in stream)), plan_slot, plan, age))
 
     def within(part):
         kept = part.slot < segment.needed
         return type(part)(*(array[kept] for array in part))
 
     names = ("sub_goal", "planner_text", "patches", "lifetime")
-    return segment._replace(planner=planner, **{name: within(getattr(segment, name)) for name in names})
+    return segment._replace(planner=planner, above=tuple(above), **{name: within(getattr(segment, name)) for name in names})
 
 
 class _Span(NamedTuple):
@@ -278,6 +307,16 @@ class _Span(NamedTuple):
     last: np.ndarray
     between: np.ndarray
     between_slot: np.ndarray
+
+
+class _Room(NamedTuple):
+    """What a planner's stream of a row has room for, the ticks of its lead-in and until words are read again; and the name of
+    its budget of tokens."""
+
+    tokens: int
+    lead_in: int
+    reread: int
+    name: str
 
 
 class _Said(NamedTuple):
@@ -408,9 +447,42 @@ def _controller(encoded: Encoded, readings: np.ndarray, begin: int, packing: "Pa
     return stream, start[:fits] + tokens_per_reading(layout) - 1, said
 
 
+def _above(
+    rng: np.random.Generator,
+    encoded: Encoded,
+    level: int,
+    timeline: Timeline,
+    span: _Span,
+    below: Stream,
+    lead_in: int,
+    above: Sequence[Timeline],
+    packing: "Packing",
+) -> tuple[tuple[Above, ...], int]:
+    """The planners from `level` up, the nearest first, and the first update of the planner below that sees sound plans alone.
+
+    timeline, span, below, lead_in: the planner's below, which sees the plans made here.
+    """
+    if not above:
+        return (), span.first
+    budget = packing.above[level - 2]
+    updates = timeline.observed[span.first : span.stop]
+    seen = visible(above[0], updates)
+    room = _Room(budget.tokens, budget.lead_in, budget.reread, f"the tokens of {planner_name(level)}")
+    shown = seen if len(seen) else np.full(1, NO_PLAN)
+    stream, own, _ = _planner(rng, encoded, planner_name(level), above[0], shown, room)
+    further, sound = _above(rng, encoded, level + 1, above[0], own, stream, room.lead_in, above[1:], packing)
+    own = own._replace(sound=max(own.sound, sound))
+    slots, plan, age = _plans(above[0], updates, seen, own)
+    broken = updates[(seen != NO_PLAN) & (seen < own.sound)]
+    first = span.first + int(np.searchsorted(updates, broken[-1] + lead_in, side="right")) if len(broken) else span.first
+    token = np.searchsorted(updates, below.tick)
+    return (Above(stream, slots, plan[token], age[token]), *further), first
+
+
 def _planner(
-    rng: np.random.Generator, encoded: Encoded, timeline: Timeline, seen: np.ndarray, packing: "Packing"
+    rng: np.random.Generator, encoded: Encoded, reader: str, timeline: Timeline, seen: np.ndarray, room: _Room
 ) -> tuple[Stream, _Span, list[_Said]]:
+    """The stream of a planner's updates of which some are seen, which they are, and what is said in it."""
     history, layout = encoded.history, encoded.history.layout
     nowhere = np.zeros(0, np.int32)
     if not layout.planner:
@@ -419,14 +491,15 @@ def _planner(
         return stream, _Span(0, 0, 0, start, nowhere, nowhere), []
     observed = timeline.observed[timeline.observed < encoded.ticks]
     previous = np.concatenate([[-1], observed])[:-1].astype(np.int32)
-    said = _words(encoded, "planner", observed, packing.planner_reread)
-    each = tokens_per_update(layout) + tokens_between(layout) * (observed - previous - 1)
+    said = _words(encoded, reader, observed, room.reread)
+    each = tokens_per_update(layout, reader) + tokens_between(layout) * (observed - previous - 1)
     for one in said:
         each[one.reading] += len(one.value)
     before = np.concatenate([[0], np.cumsum(each)])
-    first, stop, sound = _updates(rng, before, observed, seen, packing, bool(layout.sub_goal) or _says(layout))
+    whole = reader == "planner" and (bool(layout.sub_goal) or _says(layout))
+    first, stop, sound = _updates(rng, before, observed, seen, room, whole)
     since = previous[first:stop].copy()
-    spare = packing.planner_tokens - (before[stop] - before[first])
+    spare = room.tokens - (before[stop] - before[first])
     if tokens_between(layout) and first > max(int(seen[0]), 0):
         # The update before has room for its own tokens, and for the newest of the ticks that it follows.
         spare -= each[first - 1] - tokens_between(layout) * (observed[first - 1] - previous[first - 1] - 1)
@@ -435,23 +508,23 @@ def _planner(
             since = np.concatenate([[observed[first] - 1 - spare // tokens_between(layout)], since])
     if tokens_between(layout) and first:
         # The lead-in counts from the first tick that is read, which is before the first update.
-        sound = min(int(np.searchsorted(observed, since[:1] + 1 + packing.planner_lead_in)[0]), stop) if len(since) else stop
+        sound = min(int(np.searchsorted(observed, since[:1] + 1 + room.lead_in)[0]), stop) if len(since) else stop
     if first == stop > 0:
         raise ValueError(
             f"layout {layout.name!r}: update {stop - 1} alone has {each[stop - 1]} tokens, and a row has "
-            f"{packing.planner_tokens}: raise planner_tokens"
+            f"{room.tokens}: raise {room.name}"
         )
     updates = observed[first:stop]
-    value, field = (array[0] for array in planner_tokens(history, updates, previous[first:stop]))
+    value, field = (array[0] for array in planner_tokens(history, updates, previous[first:stop], reader))
     said = [one._replace(reading=one.reading - first) for one in said if first <= one.reading < stop]
     earlier, between = _before(said, updates, value.shape[2]), nowhere
     if tokens_between(layout):
         reading = np.repeat(np.arange(len(updates)), updates - since - 1)
         between = np.concatenate([nowhere, *(np.arange(a + 1, b, dtype=np.int32) for a, b in zip(since, updates))])
         earlier = _followed_first(history, reading, between, earlier)
-    stream, start, stands = _stream(value, field, updates, np.ones(tokens_per_update(layout), bool), earlier)
+    stream, start, stands = _stream(value, field, updates, np.ones(tokens_per_update(layout, reader), bool), earlier)
     own = np.flatnonzero(np.isin(stream.tick[stands], updates, invert=True))[:: max(tokens_between(layout), 1)]
-    return stream, _Span(first, stop, sound, start + tokens_per_update(layout) - 1, between, stands[own]), said
+    return stream, _Span(first, stop, sound, start + tokens_per_update(layout, reader) - 1, between, stands[own]), said
 
 
 def _followed_first(history: History, reading: np.ndarray, ticks: np.ndarray, said: _Before | None) -> _Before:
@@ -467,20 +540,19 @@ def _followed_first(history: History, reading: np.ndarray, ticks: np.ndarray, sa
 
 
 def _updates(
-    rng: np.random.Generator, before: np.ndarray, observed: np.ndarray, seen: np.ndarray, packing: "Packing", whole: bool
+    rng: np.random.Generator, before: np.ndarray, observed: np.ndarray, seen: np.ndarray, room: _Room, whole: bool
 ) -> tuple[int, int, int]:
     """Returns which updates [first, stop) to read, and the first whose lead-in is there. before: tokens before each update.
     whole: all of them are wanted, if they fit."""
-    room = packing.planner_tokens
-    if whole and before[-1] <= room:
+    if whole and before[-1] <= room.tokens:
         return 0, len(observed), 0
     stop = int(seen[-1]) + 1
-    if before[stop] <= room:
+    if before[stop] <= room.tokens:
         return 0, stop, 0
-    earliest = int(np.searchsorted(before, before[stop] - room))
-    latest = int(np.searchsorted(observed, observed[max(seen[0], 0)] - packing.planner_lead_in, side="right")) - 1
+    earliest = int(np.searchsorted(before, before[stop] - room.tokens))
+    latest = int(np.searchsorted(observed, observed[max(seen[0], 0)] - room.lead_in, side="right")) - 1
     first = int(rng.integers(earliest, latest + 1)) if latest > earliest else earliest
-    sound = int(np.searchsorted(observed, observed[min(first, stop - 1)] + packing.planner_lead_in))
+    sound = int(np.searchsorted(observed, observed[min(first, stop - 1)] + room.lead_in))
     return first, stop, min(sound, stop)
 
 
@@ -524,7 +596,7 @@ def _before(said: list[_Said], ticks: np.ndarray, atoms: int) -> _Before | None:
 def _words(encoded: Encoded, reader: str, ticks: np.ndarray, reread: int) -> list[_Said]:
     """Returns what a reader at `ticks` reads of its spoken fields, in order."""
     history, said = encoded.history, []
-    for field in words(getattr(history.layout, reader)):
+    for field in words(readers(history.layout)[reader]):
         changes, first = history.spoken[field.name][0], history.field_ids[reader, field.name]
         for reading, wording in words_read([tick for tick, _ in changes], ticks, reread):
             what = changes[wording][1]

@@ -1,9 +1,20 @@
-"""What a two-rate model is made of, and the named sizes."""
+"""What a model of two or more rates is made of, and the named sizes."""
 
 import dataclasses
 from typing import Literal, NamedTuple, get_args
 
-from hierarchy.layout import CONTINUOUS_START, LIVES, Bounded, Discrete, Schema, images, tokens_per_reading, words
+from hierarchy.layout import (
+    CONTINUOUS_START,
+    LIVES,
+    Bounded,
+    Discrete,
+    Schema,
+    images,
+    observed,
+    planner_name,
+    tokens_per_reading,
+    words,
+)
 from modules.transformer import TransformerConfig
 
 PlanRead = Literal["cross_attention", "film", "prefix"]
@@ -18,6 +29,8 @@ class ModelConfig:
     tokens that stand before all others in its self-attention ("prefix", arXiv 2101.00190).
     plan_levels: how many values the plan's channels may take, in turn (`modules.quantisation`); none for real numbers.
     text_slots: words and patches that a reader's window may hold; a cache has room for these beside its numbers.
+    above: planners above the planner, the nearest first: each reads the plans of the one above it as the controller reads the
+    planner's, and all plans are of one size.
     """
 
     planner: TransformerConfig | None
@@ -27,6 +40,7 @@ class ModelConfig:
     plan_read: PlanRead = "cross_attention"
     text_slots: int = 64
     plan_levels: tuple[int, ...] = ()
+    above: tuple[TransformerConfig, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan_levels", tuple(self.plan_levels))
@@ -37,6 +51,18 @@ class ModelConfig:
                 f"plan_levels {self.plan_levels} stand in turn for {self.plan_width} channels: give at least 2 each, and as many "
                 "as divide plan_width"
             )
+        if self.above and self.planner is None:
+            raise ValueError("planners above the planner, and no planner: give one, or leave out those above")
+
+    @property
+    def planners(self) -> tuple[TransformerConfig, ...]:
+        """The planners, from the one that plans for the controller to the slowest; none where there is one rate."""
+        return () if self.planner is None else (self.planner, *self.above)
+
+    def of(self, reader: str) -> TransformerConfig:
+        """Returns the transformer of one of a layout's readers."""
+        planners = {planner_name(level): planner for level, planner in enumerate(self.planners, start=1)}
+        return ({"controller": self.controller} | planners)[reader]
 
 
 def gato(
@@ -95,7 +121,7 @@ class Sizes(NamedTuple):
     """Sizes of tables and heads that follow from a schema.
 
     names: rows of the value table for text and discrete ids, which share them; rows of bins and the separator's follow.
-    planner_names, controller_names: most text or discrete ids that one token of the stream sums over.
+    planner_names, controller_names: most text or discrete ids that one token of a planner's or the controller's stream sums over.
     tick_tokens: most tokens of one tick in the controller's stream, its words not counted. controller_words: whether it has any.
     pieces: classes of the heads of text, 0 where no action is text. patch_values, patch_channels: of an image's patch, or 0.
     discrete: classes of that action head. goal_names, goal_bins: classes of the sub-goals' head, names first.
@@ -129,7 +155,7 @@ class Sizes(NamedTuple):
 
 def sizes(schema: Schema) -> Sizes:
     """Returns the sizes that a schema asks for."""
-    fields = [field for layout in schema.layouts for field in (*layout.planner, *layout.controller, layout.action)]
+    fields = [field for layout in schema.layouts for field in (*observed(layout), layout.action)]
     actions = [layout.action.codec for layout in schema.layouts]
     discrete = [field.codec.values for field in fields if isinstance(field.codec, Discrete)]
     goals = [goal.codec for layout in schema.layouts for goal in layout.sub_goal]

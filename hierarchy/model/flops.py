@@ -7,6 +7,7 @@ chunks, on the few updates that read them, and so are images. Gathers, scatters 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ from hierarchy.layout import (
     Layout,
     Piece,
     Schema,
+    planner_name,
+    readers,
     tokens_between,
     tokens_per_reading,
     tokens_per_update,
@@ -41,16 +44,20 @@ NORM, SCORE, GEGLU, DECODED = 4, 4 + 12, 9, 17
 QUANTISED = 8
 
 
-def update_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
-    """Returns the operations of one planner update of one chunk: transformer, plan, and how the controller reads it."""
-    tokens, planner, controller = tokens_per_update(layout), config.planner, config.controller
-    slots = planner.window * tokens + (config.text_slots if words(layout.planner) else 0)
+def update_flops(config: ModelConfig, schema: Schema, layout: Layout, level: int = 1) -> int:
+    """Returns the operations of one planner update of one chunk: transformer, the plan it reads where it has one above it, its
+    own plan, and how the level below reads that. level: 1 for the controller's planner, 2 for that one's own."""
+    reader, below = planner_name(level), config.controller if level == 1 else config.of(planner_name(level - 1))
+    tokens, planner = tokens_per_update(layout, reader), config.of(reader)
+    slots = planner.window * tokens + (config.text_slots if words(readers(layout)[reader]) else 0)
     atoms = schema.planner_atoms
     count = _embedding(schema, planner, tokens, atoms, tokens) + _layers(planner, tokens, slots)
+    if level < len(config.planners):
+        count += _plan_reading(config, planner, tokens) + 2 * LOG_FEATURES * planner.width
     vectors = config.plan_vectors * config.plan_width
     count += 2 * planner.width * vectors + (QUANTISED if config.plan_levels else 3) * vectors
-    count += 2 * planner.width * sizes(schema).lives if layout.lifetime else 0
-    return count + controller.layers * 2 * vectors * 2 * controller.width
+    count += 2 * planner.width * sizes(schema).lives if layout.lifetime and level == 1 else 0
+    return count + below.layers * 2 * vectors * 2 * below.width
 
 
 def follow_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
@@ -104,13 +111,17 @@ def tick_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     return sum(each.flops for each in tick_passes(config, schema, layout))
 
 
-def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: int) -> float:
+def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: int, above: Sequence[int] = ()) -> float:
     """Returns the operations of a control tick on average: a tick, and one `ratio`th of an update with what it follows of the
-    ticks before it; without a planner the tick, or that tick's share of the chunk that was decoded."""
+    ticks before it; without a planner the tick, or that tick's share of the chunk that was decoded.
+
+    above: ticks from one update to the next of the planners above the planner, the nearest first.
+    """
     tick = tick_flops(config, schema, layout)
     if config.planner is None:
         return tick / layout.chunk
-    return tick + (update_flops(config, schema, layout) + (ratio - 1) * follow_flops(config, schema, layout)) / ratio
+    slower = sum(update_flops(config, schema, layout, level) / ticks for level, ticks in enumerate(above, start=2))
+    return tick + (update_flops(config, schema, layout) + (ratio - 1) * follow_flops(config, schema, layout)) / ratio + slower
 
 
 def parameters(network: Network) -> int:
@@ -153,17 +164,20 @@ def _remembered(config: ModelConfig, slots: int) -> int:
 
 def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, atoms: int, slots: int) -> int:
     """Operations of `tokens` tokens of as many atoms through the controller. They share the plan's age; or have each its time."""
-    controller, width = config.controller, config.controller.width
-    moments = tokens if config.planner is None else 1
+    controller, moments = config.controller, tokens if config.planner is None else 1
     count = _embedding(schema, controller, tokens, atoms, moments) + _layers(controller, tokens, slots)
-    if config.planner is None:
-        return count
+    return count if config.planner is None else count + _plan_reading(config, controller, tokens)
+
+
+def _plan_reading(config: ModelConfig, reader: TransformerConfig, tokens: int) -> int:
+    """Operations by which `tokens` tokens of a reader take in a plan that has been read for its layers."""
+    width = reader.width
     if config.plan_read == "film":
-        return count + controller.layers * tokens * (NORM + 3) * width
-    attended, softmax = 2 * 2 * config.plan_vectors * width, 4 * controller.heads * config.plan_vectors
+        return reader.layers * tokens * (NORM + 3) * width
+    attended, softmax = 2 * 2 * config.plan_vectors * width, 4 * reader.heads * config.plan_vectors
     if config.plan_read == "prefix":
-        return count + controller.layers * tokens * (attended + softmax + 2 * width)
-    return count + controller.layers * tokens * (2 * 2 * width * width + attended + softmax + (NORM + 2) * width)
+        return reader.layers * tokens * (attended + softmax + 2 * width)
+    return reader.layers * tokens * (2 * 2 * width * width + attended + softmax + (NORM + 2) * width)
 
 
 def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: int, moments: int) -> int:

@@ -1,4 +1,4 @@
-"""Planner and controller in haiku, as pure functions of parameters; nothing here loops over time.
+"""Planners and controller in haiku, as pure functions of parameters; nothing here loops over time.
 
 Everything is for one row or one episode; `jax.vmap` adds the batch.
 """
@@ -11,26 +11,30 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from hierarchy.layout import BINS, Schema
+from hierarchy.layout import BINS, Schema, planner_name
 from hierarchy.model.config import ModelConfig, Sizes, sizes
 from modules.attention import KeyValues, attend_own, linear, norm, split_heads
 from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
 from modules.patches import PatchEmbedding
 from modules.quantisation import quantise
-from modules.transformer import Cache, Slots, Transformer
+from modules.transformer import Cache, Slots, Transformer, TransformerConfig
 
 Reading = tuple[Any, ...]
-"""A plan as the controller's layers read it, one entry a layer: KeyValues [H, P, D/H] of cross-attention or of the prefix, or
-FiLM's (scale, shift) [D]."""
+"""A plan as the layers of the level below read it (the controller's, or a planner's under another), one entry a layer: KeyValues
+[H, P, D/H] of cross-attention or of the prefix, or FiLM's (scale, shift) [D]."""
 
 
 class Planner(hk.Module):
-    """The slow transformer: tokens to outputs, outputs to plans and sub-goals."""
+    """A slow transformer: tokens to outputs, outputs to plans and sub-goals.
 
-    def __init__(self, config: ModelConfig, table: Sizes):
-        super().__init__(name="planner")
-        self._config, self._table = config, table
+    level: 1 for the one that plans for the controller, 2 for the one that plans for that, and so on. All but the slowest read
+    the plans of the level above.
+    """
+
+    def __init__(self, config: ModelConfig, own: TransformerConfig | None, table: Sizes, level: int = 1):
+        super().__init__(name=planner_name(level))
+        self._config, self._own, self._table = config, own, table
 
     def __call__(
         self,
@@ -40,20 +44,33 @@ class Planner(hk.Module):
         cache: Cache | None = None,
         slots: Slots | None = None,
         shown: jax.Array | None = None,
+        reading: Reading | None = None,
+        age: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention.
 
-        shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none.
+        shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none. reading, age: each
+        token's visible plan of the level above and its age, as the controller's; None for the slowest planner.
         """
-        config, table = self._config.planner, self._table
+        config, table = self._own, self._table
         x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         x = x + linear(config.width, "time")(log_features(place.time))
-        return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
+        if reading is None:
+            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
+        return under_plans(self._config, config, x, place, reading, age, cache, slots)
+
+    def no_plan(self) -> jax.Array:
+        """Returns the learnt plan [P, plan_width] of the level above that stands while there is none."""
+        return learnt_plan(self._config)
+
+    def read_plan(self, plan: jax.Array) -> Reading:
+        """Returns how each layer reads one plan [P, plan_width] of the level above."""
+        return read_plan(self._config, self._own, plan)
 
     def patches(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
         """Returns the patches of images, embedded, [M, D]."""
-        return PatchEmbedding(self._table.patch_channels, self._config.planner.width)(pixels, row, column)
+        return PatchEmbedding(self._table.patch_channels, self._own.width)(pixels, row, column)
 
     @hk.experimental.name_like("__call__")
     def text(self, x: jax.Array) -> jax.Array:
@@ -85,33 +102,11 @@ class Controller(hk.Module):
 
     def no_plan(self) -> jax.Array:
         """Returns the learnt plan [P, plan_width] that stands while there is none."""
-        shape = (self._config.plan_vectors, self._config.plan_width)
-        return limited(hk.get_parameter("no_plan", shape, init=hk.initializers.RandomNormal(1.0)), self._config)
+        return learnt_plan(self._config)
 
     def read_plan(self, plan: jax.Array) -> Reading:
         """Returns how each layer reads one plan [P, plan_width]; run once an update, used by every tick."""
-        config = self._config.controller
-        layers = []
-        for i in range(config.layers):
-            if self._config.plan_read == "film":
-                scale, shift = jnp.split(linear(2 * config.width, f"plan_film_{i}")(plan.reshape(-1)), 2)
-                layers.append((scale, shift))
-            else:
-                key_value = linear(2 * config.width, f"plan_key_value_{i}")(plan)
-                layers.append(KeyValues(*(split_heads(part, config.heads) for part in jnp.split(key_value, 2, axis=-1))))
-        return tuple(layers)
-
-    def _reader(self, i: int, reading: Any) -> Callable[[jax.Array], jax.Array]:
-        """Returns what layer i adds from its plan; `reading` has one entry a token."""
-        config = self._config.controller
-        if self._config.plan_read == "film":
-            return lambda x: norm(f"norm_plan_{i}")(x) * reading[0] + reading[1]
-
-        def cross_attention(x: jax.Array) -> jax.Array:
-            query = split_heads(linear(config.width, f"plan_query_{i}")(norm(f"norm_plan_{i}")(x)), config.heads)
-            return linear(config.width, f"plan_out_{i}")(attend_own(query, reading))
-
-        return cross_attention
+        return read_plan(self._config, self._config.controller, plan)
 
     def __call__(
         self,
@@ -138,12 +133,7 @@ class Controller(hk.Module):
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach, beside=beside)
-        aged = linear(config.width, "age")(log_features(jnp.maximum(age, 0)))
-        x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
-        if self._config.plan_read == "prefix":
-            return Transformer(config, "transformer")(x, place, (), cache, slots, reach, reading, beside)
-        between = [self._reader(i, layer) for i, layer in enumerate(reading)]
-        return Transformer(config, "transformer")(x, place, between, cache, slots, reach, beside=beside)
+        return under_plans(self._config, config, x, place, reading, age, cache, slots, reach, beside)
 
     def continuous(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, 1024] over bins from outputs [M, D]."""
@@ -178,6 +168,59 @@ def embedding(table: Sizes, names: int, width: int) -> TokenEmbedding:
     return TokenEmbedding(table.names, BINS, table.fields, names, width)
 
 
+def learnt_plan(config: ModelConfig) -> jax.Array:
+    """Returns a plan [P, plan_width] that is a parameter of the module at work."""
+    shape = (config.plan_vectors, config.plan_width)
+    return limited(hk.get_parameter("no_plan", shape, init=hk.initializers.RandomNormal(1.0)), config)
+
+
+def read_plan(config: ModelConfig, reader: TransformerConfig, plan: jax.Array) -> Reading:
+    """Returns how each layer of a reader reads one plan [P, plan_width]."""
+    layers = []
+    for i in range(reader.layers):
+        if config.plan_read == "film":
+            scale, shift = jnp.split(linear(2 * reader.width, f"plan_film_{i}")(plan.reshape(-1)), 2)
+            layers.append((scale, shift))
+        else:
+            key_value = linear(2 * reader.width, f"plan_key_value_{i}")(plan)
+            layers.append(KeyValues(*(split_heads(part, reader.heads) for part in jnp.split(key_value, 2, axis=-1))))
+    return tuple(layers)
+
+
+def under_plans(
+    config: ModelConfig,
+    reader: TransformerConfig,
+    x: jax.Array,
+    place: Place,
+    reading: Reading,
+    age: jax.Array,
+    cache: Cache | None,
+    slots: Slots | None,
+    reach: int | None = None,
+    beside: Cache | None = None,
+) -> tuple[jax.Array, Cache | None]:
+    """Returns a reader's outputs of tokens [N, D] that each see a plan, entries [N, ...], of an age [N] ([1, ...] and [1] where
+    all see the same), and the cache. beside: another cache that is attended over too."""
+    aged = linear(reader.width, "age")(log_features(jnp.maximum(age, 0)))
+    x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
+    if config.plan_read == "prefix":
+        return Transformer(reader, "transformer")(x, place, (), cache, slots, reach, reading, beside)
+    between = [_what_a_plan_adds(config, reader, i, layer) for i, layer in enumerate(reading)]
+    return Transformer(reader, "transformer")(x, place, between, cache, slots, reach, beside=beside)
+
+
+def _what_a_plan_adds(config: ModelConfig, reader: TransformerConfig, i: int, reading: Any) -> Callable[[jax.Array], jax.Array]:
+    """Returns what layer i of a reader adds from its plan; `reading` has one entry a token."""
+    if config.plan_read == "film":
+        return lambda x: norm(f"norm_plan_{i}")(x) * reading[0] + reading[1]
+
+    def cross_attention(x: jax.Array) -> jax.Array:
+        query = split_heads(linear(reader.width, f"plan_query_{i}")(norm(f"norm_plan_{i}")(x)), reader.heads)
+        return linear(reader.width, f"plan_out_{i}")(attend_own(query, reading))
+
+    return cross_attention
+
+
 def goal_logits(x: jax.Array, table: Sizes) -> jax.Array:
     """Returns logits [M, names + bins] of the sub-goals' head, names first."""
     names = hk.Linear(table.goal_names, name="goal_names")(x) if table.goal_names else x[:, :0]
@@ -195,8 +238,20 @@ def unit_mean_square(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
 
 
+class Planning(NamedTuple):
+    """How one level plans and how the level below reads its plans: functions of the parameters, then the modules' arguments."""
+
+    plan_tokens: Callable[..., tuple[jax.Array, Cache | None]]
+    plan: Callable[..., jax.Array]
+    no_plan: Callable[..., jax.Array]
+    read_plan: Callable[..., Reading]
+
+
 class Network(NamedTuple):
-    """One model: its sizes, and its pure functions, each of the parameters and then the module's own arguments."""
+    """One model: its sizes, and its pure functions, each of the parameters and then the module's own arguments.
+
+    above: of the planners above the planner, the nearest first.
+    """
 
     config: ModelConfig
     table: Sizes
@@ -216,6 +271,13 @@ class Network(NamedTuple):
     controller_patches: Callable[..., jax.Array]
     lifetime: Callable[..., jax.Array]
     following: Callable[..., jax.Array]
+    above: tuple[Planning, ...]
+
+    def planning(self, level: int) -> Planning:
+        """Returns the functions of a planner: 1 is the one that plans for the controller, 2 the one that plans for it."""
+        if level > 1:
+            return self.above[level - 2]
+        return Planning(self.plan_tokens, self.plan, self.no_plan, self.read_plan)
 
 
 @functools.lru_cache(16)
@@ -225,17 +287,24 @@ def build(config: ModelConfig, schema: Schema) -> Network:
     Asked again for the same network it returns the same one, whose compiled functions are then found again.
     """
     table = sizes(schema)
+    if config.planner is not None and len(config.above) != schema.above:
+        raise ValueError(f"{len(config.above)} planners above the planner, and the layouts have {schema.above}: give as many")
 
     def modules() -> tuple[Callable[[], None], tuple[Callable[..., Any], ...]]:
-        planner, controller = Planner(config, table), Controller(config, table)
+        planner, controller = Planner(config, config.planner, table), Controller(config, table)
+        above = [Planner(config, own, table, level) for level, own in enumerate(config.above, start=2)]
 
         def init() -> None:
             value = jnp.zeros((1, 1), jnp.int32)
             patch = jnp.zeros((1, table.patch_values)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
             place = Place(*(jnp.zeros(1, jnp.int32) for _ in range(4)), jnp.ones(1, bool))
-            reading = None
+            reading, age = None, jnp.zeros(1, jnp.int32)
+            for writer, reader in reversed(list(zip(above, (planner, *above)))):
+                x, _ = writer(value, value, place, reading=reading, age=age)
+                writer.plan(x)
+                reading = jax.tree.map(lambda r: r[None], reader.read_plan(reader.no_plan()))
             if config.planner is not None:
-                x, _ = planner(value, value, place)
+                x, _ = planner(value, value, place, reading=reading, age=age)
                 planner.plan(x)
                 reading = jax.tree.map(lambda r: r[None], controller.read_plan(controller.no_plan()))
                 if table.goals:
@@ -244,7 +313,7 @@ def build(config: ModelConfig, schema: Schema) -> Network:
                     planner.text(x)
                 if table.patch_values:
                     planner.patches(*patch)
-            y, _ = controller(value, value, place, reading, jnp.zeros(1, jnp.int32))
+            y, _ = controller(value, value, place, reading, age)
             controller.continuous(y)
             if table.discrete:
                 controller.discrete(y)
@@ -276,6 +345,10 @@ def build(config: ModelConfig, schema: Schema) -> Network:
             controller.patches,
             planner.lifetime,
             controller.following,
+            tuple(
+                Planning(writer, writer.plan, reader.no_plan, reader.read_plan)
+                for writer, reader in zip(above, (planner, *above))
+            ),
         )
 
     transformed = hk.without_apply_rng(hk.multi_transform(modules))

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hierarchy.batch import Batch, Patches, Stream, Targets
+from hierarchy.batch import Above, Batch, Patches, Stream, Targets
 from hierarchy.layout import CONTINUOUS_START
 from hierarchy.model.config import Sizes
-from hierarchy.model.network import Network
+from hierarchy.model.network import Network, Planning, Reading
 from modules.attention import MASKED, pick
 from modules.masks import Place
 
@@ -38,20 +38,22 @@ class Thought(NamedTuple):
 
 
 def forward(network: Network, params: hk.Params, batch: Batch) -> Logits:
-    """Returns the logits of a batch [B, ...]: planner, plans, controller."""
+    """Returns the logits of a batch [B, ...]: planners, slowest first, plans, controller."""
     thought = think(network, params, batch)
     logits = act(network, params, batch, thought.plan)._replace(planner_text=thought.text, lifetime=thought.lifetime)
     return logits if thought.sub_goal is None else logits._replace(sub_goal=thought.sub_goal)
 
 
 def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
-    """Returns what the planner makes of a batch."""
+    """Returns what the planner makes of a batch, after those above it."""
     if network.config.planner is None:
         return Thought(None, None, None)
 
     def row(row: Batch) -> Thought:
         shown = shown_at(network, network.planner_patches, params, row.patches, row.planner.tick.shape[-1])
-        x, _ = network.plan_tokens(params, row.planner.value, row.planner.field, place_of(row.planner), shown=shown)
+        reading, age = from_above(network, params, row.above)
+        stream = row.planner
+        x, _ = network.plan_tokens(params, stream.value, stream.field, place_of(stream), shown=shown, reading=reading, age=age)
         goal = text = lifetime = None
         if network.table.goals:
             goal = legal_goal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
@@ -64,11 +66,21 @@ def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
     return jax.vmap(row)(batch)
 
 
+def from_above(network: Network, params: hk.Params, above: tuple[Above, ...]) -> tuple[Reading | None, jax.Array | None]:
+    """Returns the plan that each of the planner's tokens reads, of one row, and its age; None where no planner stands above."""
+    reading, age = None, None
+    for level, (stream, plan_slot, plan, age_below) in reversed(list(enumerate(above, start=2))):
+        planning = network.planning(level)
+        x, _ = planning.plan_tokens(params, stream.value, stream.field, place_of(stream), reading=reading, age=age)
+        reading, age = readings(planning, params, planning.plan(params, pick(x, plan_slot)), plan), age_below
+    return reading, age
+
+
 def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | None) -> Logits:
     """Returns the controller's logits of a batch under the given plans [B, J, P, plan_width]."""
 
     def row(row: Batch, plan: jax.Array | None) -> Logits:
-        reading = None if plan is None else readings(network, params, plan, row.plan)
+        reading = None if plan is None else readings(network.planning(1), params, plan, row.plan)
         stream = row.controller
         shown = None
         if plan is None:
@@ -97,10 +109,10 @@ def shown_at(network: Network, embed, params: hk.Params, patches: Patches, token
     return jnp.matmul(chosen.T, embed(params, *patches[:3]), precision=jax.lax.Precision.HIGHEST)
 
 
-def readings(network: Network, params: hk.Params, plan: jax.Array, index: jax.Array):
+def readings(planning: Planning, params: hk.Params, plan: jax.Array, index: jax.Array) -> Reading:
     """Returns what each of L tokens reads: plan index [L] of plans [J, P, plan_width], the learnt no-plan where negative."""
-    everything = jnp.concatenate([plan, network.no_plan(params)[None]])
-    read = jax.vmap(network.read_plan, in_axes=(None, 0))(params, everything)
+    everything = jnp.concatenate([plan, planning.no_plan(params)[None]])
+    read = jax.vmap(planning.read_plan, in_axes=(None, 0))(params, everything)
     index = jnp.where(index < 0, plan.shape[0], index)
     return jax.tree.map(lambda entry: pick(entry, index), read)
 

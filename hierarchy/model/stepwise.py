@@ -22,6 +22,8 @@ from hierarchy.layout import (
     Layout,
     Piece,
     Schema,
+    planner_name,
+    readers,
     tokens_between,
     tokens_per_reading,
     tokens_per_update,
@@ -86,8 +88,8 @@ class Action(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One update's plan, vectors [P, plan_width], how the controller's layers read it, and logits over the bins of its lifetime,
-    None where nobody predicts it."""
+    """One update's plan, vectors [P, plan_width], how the layers of the level below read it, and logits over the bins of its
+    lifetime, None where nobody predicts it."""
 
     vectors: jax.Array
     reading: Reading
@@ -107,10 +109,11 @@ class Room(NamedTuple):
         return self.window * self.each + self.words
 
 
-def planner_room(network: Network, layout: Layout) -> Room:
-    """Returns what a planner's cache must hold, updates at every tick included."""
-    text = network.config.text_slots if words(layout.planner) else 0
-    return Room(network.config.planner.window, tokens_per_update(layout), text)
+def planner_room(network: Network, layout: Layout, level: int = 1) -> Room:
+    """Returns what the cache of a planner must hold, updates at every tick included."""
+    reader = planner_name(level)
+    text = network.config.text_slots if words(readers(layout)[reader]) else 0
+    return Room(network.config.of(reader).window, tokens_per_update(layout, reader), text)
 
 
 def controller_room(network: Network, layout: Layout) -> Room:
@@ -119,9 +122,9 @@ def controller_room(network: Network, layout: Layout) -> Room:
     return Room(network.config.controller.window, tokens_per_reading(layout), text)
 
 
-def planner_cache(network: Network, layout: Layout) -> Cache:
-    """Returns the planner's cache at the start of an episode."""
-    return empty_cache(network.config.planner, planner_room(network, layout).slots)
+def planner_cache(network: Network, layout: Layout, level: int = 1) -> Cache:
+    """Returns a planner's cache at the start of an episode."""
+    return empty_cache(network.config.of(planner_name(level)), planner_room(network, layout, level).slots)
 
 
 def controller_cache(network: Network, layout: Layout) -> Cache:
@@ -129,31 +132,45 @@ def controller_cache(network: Network, layout: Layout) -> Cache:
     return empty_cache(network.config.controller, controller_room(network, layout).slots)
 
 
-def as_plan(network: Network, params: hk.Params, vectors: jax.Array) -> Plan:
-    """Returns vectors [P, plan_width] with what the controller reads of them."""
-    return Plan(vectors, network.read_plan(params, vectors))
+def as_plan(network: Network, params: hk.Params, vectors: jax.Array, level: int = 1) -> Plan:
+    """Returns vectors [P, plan_width] of a planner with what the level below it reads of them."""
+    return Plan(vectors, network.planning(level).read_plan(params, vectors))
 
 
-def no_plan(network: Network, params: hk.Params) -> Plan:
-    """Returns the learnt no-plan."""
-    return as_plan(network, params, network.no_plan(params))
+def no_plan(network: Network, params: hk.Params, level: int = 1) -> Plan:
+    """Returns the learnt no-plan that stands for a planner's."""
+    return as_plan(network, params, network.planning(level).no_plan(params), level)
 
 
 def update(
-    network: Network, layout: Layout, params: hk.Params, cache: Cache, tokens: Tokens, chunks: jax.Array, tick: jax.Array
+    network: Network,
+    layout: Layout,
+    params: hk.Params,
+    cache: Cache,
+    tokens: Tokens,
+    chunks: jax.Array,
+    tick: jax.Array,
+    level: int = 1,
+    reading: Reading | None = None,
+    age: jax.Array | None = None,
 ) -> tuple[Cache, Plan]:
-    """Returns the planner's cache and plan after one update that observes `tick`.
+    """Returns a planner's cache and plan after one update that observes `tick`.
 
-    chunks: how many chunks of `tokens_per_update` tokens the buffer fills; one number for a whole batch.
+    chunks: how many chunks of `tokens_per_update` tokens the buffer fills; one number for a whole batch. level: 1 for the planner
+    of the controller, 2 for the planner of that. reading, age: of the visible plan of the level above, None where there is none.
     """
+    planning, reader = network.planning(level), planner_name(level)
+    # One plan for all tokens of the update.
+    seen = () if reading is None else (None, jax.tree.map(lambda entry: entry[None], reading), age[None])
 
     def write(value, field, place, cache, slots):
-        return network.plan_tokens(params, value, field, place, cache, slots)
+        return planning.plan_tokens(params, value, field, place, cache, slots, *seen)
 
-    size = tokens_per_update(layout)
-    cache, x = _ingest(write, planner_room(network, layout), cache, tokens, chunks, tick, size)
-    plan = as_plan(network, params, network.plan(params, x)[0])
-    return cache, plan._replace(lifetime=network.lifetime(params, x)[0]) if layout.lifetime else plan
+    size, room = tokens_per_update(layout, reader), planner_room(network, layout, level)
+    cache, x = _ingest(write, room, cache, tokens, chunks, tick, size)
+    plan = as_plan(network, params, planning.plan(params, x)[0], level)
+    lives = layout.lifetime and level == 1
+    return cache, plan._replace(lifetime=network.lifetime(params, x)[0]) if lives else plan
 
 
 def follow(

@@ -4,7 +4,18 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from experiments import compare_ratios, evaluate, evaluate_text, plan_contents, plan_kinds, prompts, record, scripted, train
+from experiments import (
+    compare_ratios,
+    evaluate,
+    evaluate_text,
+    plan_contents,
+    plan_kinds,
+    prompts,
+    record,
+    scripted,
+    three_rates,
+    train,
+)
 
 MAINS = {
     "record": record.main,
@@ -16,6 +27,7 @@ MAINS = {
     "plan_kinds": plan_kinds.main,
     "plan_contents": plan_contents.main,
     "prompts": prompts.main,
+    "three_rates": three_rates.main,
 }
 EPISODES, STEPS = 12, 6
 

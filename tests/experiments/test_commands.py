@@ -19,6 +19,7 @@ from experiments.prompts import PromptsConfig
 from experiments.record import RecordConfig
 from experiments.rows import load
 from experiments.scripted import ScriptedConfig
+from experiments.three_rates import ThreeRatesConfig
 from experiments.train import TrainConfig
 from hierarchy.layout import Continuous, Field
 from tests.experiments import debug_run as tiny
@@ -34,6 +35,7 @@ CONFIGS = {
     "plan_kinds": PlanKindsConfig,
     "plan_contents": PlanContentsConfig,
     "prompts": PromptsConfig,
+    "three_rates": ThreeRatesConfig,
 }
 
 

@@ -21,6 +21,8 @@ from hierarchy.layout import (
     describe,
     id_range,
     names,
+    observed,
+    readers,
     scalars,
     single_rate,
     tokens_between,
@@ -127,6 +129,12 @@ def test_a_schema_is_found_by_name_and_described_in_json():
             lambda: Schema((layout(planner=(STATE, Field("x", Image(16, 16)), Field("y", Image(16, 16, 1)))),)),
             "one set of weights embeds one kind",
         ),
+        (lambda: layout(above=((SAY,),)), "every planner has one below it, and reads at least one field of numbers"),
+        (lambda: layout(planner=(), above=((STATE,),)), "every planner has one below it"),
+        (lambda: layout(above=((STATE, STATE),)), "the planner_2 reads a field twice"),
+        (lambda: layout(above=((STATE, Field("x", Image(16, 16))),)), r"the planner_2 reads \['x'\].*there are no images"),
+        (lambda: layout(planner=(COUNT, Field("x", Discrete(3), every_tick=True)), above=((STATE,),)), "no every_tick"),
+        (lambda: layout(action=Field("words", Piece(), 3), above=((STATE,),)), "text is said with one planner at most"),
         (lambda: Schema(()), "at least one layout"),
         (lambda: Schema((layout(), layout()), 10), "no name twice"),
         (lambda: Schema((layout(),)), "train a tokenizer first"),
@@ -154,8 +162,24 @@ def test_what_is_read_for_every_tick_is_counted_between_updates_too():
     assert not Schema((layout(),), text_pieces=10).says
 
 
+def test_planners_above_the_planner_have_ids_and_tokens_of_their_own():
+    slower = layout(planner=(COUNT,), above=((STATE, SAY), (COUNT, STATE)), pooled=False)
+    assert list(readers(slower)) == ["planner", "controller", "planner_2", "planner_3"]
+    assert [tokens_per_update(slower, reader) for reader in ("planner", "planner_2", "planner_3")] == [
+        scalars((COUNT,)),
+        scalars((STATE,)),
+        scalars((COUNT, STATE)),
+    ]
+    schema = Schema((slower,), text_pieces=10)
+    ids = schema.field_ids("toy")
+    assert schema.above == 2
+    assert len(set(ids.values())) == len(ids)
+    assert max(ids.values()) + slower.action.size <= schema.fields
+    assert {field.name for field in single_rate(slower).controller} == {field.name for field in observed(slower)}
+
+
 def test_a_run_from_before_there_was_a_flag_is_described_alike():
     plain = json.dumps(describe(Schema((layout(),), text_pieces=10)))
-    assert not any(name in plain for name in ("every_tick", "late", "chunk"))
+    assert not any(name in plain for name in ("every_tick", "late", "chunk", "above"))
     said = dataclasses.replace(COUNT, every_tick=True)
     assert "every_tick" in json.dumps(describe(Schema((layout(planner=(said,)),), text_pieces=10)))

@@ -1,4 +1,7 @@
-"""Small models of every kind, run both ways: by the agent tick by tick, and in one pass over rows packed from what it did."""
+"""Small models of every kind, run both ways: by the agent tick by tick, and in one pass over rows packed from what it did.
+
+Those with planners above the planner are given a timeline for each of these, the nearest first.
+"""
 
 import dataclasses
 import functools
@@ -10,7 +13,7 @@ import numpy as np
 
 from hierarchy.batch import Batch
 from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting
-from hierarchy.corpus.packing import Packing, fill
+from hierarchy.corpus.packing import AbovePacking, Packing, fill
 from hierarchy.corpus.segment import HEADS, Segment, cut, encode_episode
 from hierarchy.episode import Episode
 from hierarchy.layout import (
@@ -118,6 +121,31 @@ KINDS = {
 }
 
 
+ABOVE = TransformerConfig(width=20, layers=2, heads=2, feed_forward=28, window=9)
+
+
+def slower(planners: int = 1, **how) -> Layout:
+    """Returns the layout whose planner_2 alone is told what to say, and whose planner hears the chimes; the slowest of `planners`
+    above the planner reads the numbers too."""
+    layout = toy_layout(**how)
+    fields = {field.name: field for field in layout.planner}
+    told = fields["counter"], fields["say"], SIGNS, fields["state"]
+    slowest = dataclasses.replace(fields["chime"], summed="episode"), fields["counter"], fields["number"]
+    own = fields["counter"], fields["hint"], fields["chime"], fields["number"]
+    return dataclasses.replace(layout, planner=own, above=(told, slowest)[:planners])
+
+
+SLOWER = {
+    "three_rates": Kind(slower(elements=2), dataclasses.replace(MODEL, above=(ABOVE,))),
+    "three_rates_film": Kind(slower(discrete=True), dataclasses.replace(MODEL, above=(ABOVE,), plan_read="film")),
+    "three_rates_scalars": Kind(
+        slower(elements=2, pooled=False), dataclasses.replace(MODEL, above=(ABOVE,), plan_read="prefix"), ticks=32
+    ),
+    "four_rates": Kind(slower(2), dataclasses.replace(MODEL, above=(ABOVE, PLANNER))),
+}
+"""Those with more than two rates."""
+
+
 class Toy(NamedTuple):
     """A kind of model with weights, and its two compiled executions."""
 
@@ -137,7 +165,7 @@ class Toy(NamedTuple):
 @functools.cache
 def toy(kind: str, decoding: str = "sample") -> Toy:
     """Returns the toy of a kind; one a process, so that all its tests share what is compiled."""
-    layout, model, ticks = KINDS[kind]
+    layout, model, ticks = (KINDS | SLOWER)[kind]
     schema = toy_schema(layout)
     network = build(model, schema)
     return Toy(
@@ -168,6 +196,10 @@ def budgets(schema: Schema, model: ModelConfig, ticks: int) -> Packing:
         planner_lead_in=slow.layers * (slow.window - 1),
         planner_reread=slow.window // 2,
         controller_reread=fast.window // 2,
+        above=tuple(
+            AbovePacking(2 * (each * ticks + 80), 2 * ticks, own.layers * (own.window - 1), own.window // 2)
+            for own in model.above
+        ),
     )
 
 
@@ -201,10 +233,10 @@ def observations(episodes: Sequence[Episode], tick: int) -> dict[str, np.ndarray
     return shown
 
 
-def agent_of(made: Toy, timeline: Timeline, params: dict | None = None) -> Agent:
-    """Returns the agent under a timeline."""
+def agent_of(made: Toy, timeline: Timeline, params: dict | None = None, above: Sequence[Timeline] = ()) -> Agent:
+    """Returns the agent under a timeline, or one a link."""
     params = made.params if params is None else params
-    return Agent(made.acting, params, timeline, horizon=made.ticks, tokenizer=Letters())
+    return Agent(made.acting, params, timeline, horizon=made.ticks, tokenizer=Letters(), above=above)
 
 
 def live(agent: Agent, episodes: Sequence[Episode]) -> tuple[list[Episode], np.ndarray, AgentState]:
@@ -234,11 +266,18 @@ def windows(ticks: int) -> list[list[Place]]:
     ]
 
 
-def segments(made: Toy, lived: Sequence[Episode], timeline: Timeline, rows: list[list[Place]], **changed) -> list[list[Segment]]:
-    """Returns the segments of the rows; `changed` are budgets for the cut alone."""
+def segments(
+    made: Toy,
+    lived: Sequence[Episode],
+    timeline: Timeline,
+    rows: list[list[Place]],
+    further: Sequence[Timeline] = (),
+    **changed,
+) -> list[list[Segment]]:
+    """Returns the segments of the rows; `further` are the timelines above, `changed` are budgets for the cut alone."""
     packing, rng = dataclasses.replace(made.packing, **changed), np.random.default_rng(0)
     encoded = [encode_episode(made.schema, made.layout.name, episode, Letters()) for episode in lived]
-    return [[cut(rng, encoded[e], timeline, window, packing) for e, window in row] for row in rows]
+    return [[cut(rng, encoded[e], timeline, window, packing, further) for e, window in row] for row in rows]
 
 
 def bearing(made: Toy, segment: Segment) -> np.ndarray:
