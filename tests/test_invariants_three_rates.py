@@ -237,6 +237,7 @@ def behind(reaches: np.ndarray, index: np.ndarray, plan_slot: np.ndarray) -> np.
     return np.any([reaches[plan_slot[j]] for j in set(index.tolist()) - {-1}] or [np.zeros(reaches.shape[1], bool)], axis=0)
 
 
+@pytest.mark.long
 def test_logits_depend_on_what_they_may_and_on_all_of_it():
     (made, batch), found = one_row(), found_in_one_row()
     targets, above = getattr(batch, head(made)), batch.above[0]
@@ -281,6 +282,7 @@ def test_no_future_through_two_links():
     assert not sees_the_future(*one_row(), found_in_one_row())
 
 
+@pytest.mark.long
 def test_a_plan_from_the_future_above_is_seen():
     made, batch = one_row()
     assert sees_the_future(made, a_plan_early_above(batch), influence(a_plan_early_above(batch)))
