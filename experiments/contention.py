@@ -6,7 +6,7 @@
 For every planner and priority of the controller: five runs of a minute each with the planner doing nothing, computing half of the
 time and all of the time, one after the other in changing order; beside them the synchronous runner, which plans in the
 controller's own loop. The patrol goes four times as fast as it is meant to: 100 ticks a second, the world on the controller's
-core. About 90 minutes on a machine that must have nothing else to do; it can be interrupted, and the same command goes on from
+core. About 80 minutes on a machine that must have nothing else to do; it can be interrupted, and the same command goes on from
 there. Prints a table, and writes a picture and the finished runs to --out. More in experiments/contention.md.
 """
 
@@ -41,6 +41,8 @@ Priority = Literal["real_time", "usual"]
 IDLE, LOOP = "idle", "in the loop"
 LIMITS = {"real_time": 1.25, "usual": 2.5}
 """The most that the p99 of a tick may grow by, as a factor, when the planner is busy."""
+LOOPS = 2
+"""Runs of the synchronous runner at most: it is late by far more than runs differ."""
 START_S = 20.0
 """Seconds that a run takes beside its ticks, until that is known."""
 
@@ -100,8 +102,14 @@ def kinds(config: ContentionConfig) -> list[Kind]:
 def schedule(config: ContentionConfig) -> list[tuple[Kind, int]]:
     """Returns the runs in their order: one of each kind, and again, beginning with another kind each time."""
     every = kinds(config)
-    shift = len(every) // config.repeats + 1
-    return [(every[(i + repeat * shift) % len(every)], repeat) for repeat in range(config.repeats) for i in range(len(every))]
+    shift = max(sum(kind.way != LOOP for kind in every) // config.repeats, 1)
+    turns = ((every[(i + repeat * shift) % len(every)], repeat) for repeat in range(config.repeats) for i in range(len(every)))
+    return [(kind, repeat) for kind, repeat in turns if repeat < repeats(config, kind)]
+
+
+def repeats(config: ContentionConfig, kind: Kind) -> int:
+    """Returns how many runs of a kind there are."""
+    return min(config.repeats, LOOPS) if kind.way == LOOP else config.repeats
 
 
 def run_config(config: ContentionConfig, kind: Kind) -> RealTimeConfig:
@@ -208,7 +216,7 @@ def outcomes(config: ContentionConfig, found: dict[tuple[Kind, int], dict[str, A
     """Returns what the runs say, kind by kind."""
     made = []
     for kind in kinds(config):
-        runs, idle = ([found[each, repeat] for repeat in range(config.repeats)] for each in (kind, kind._replace(way=IDLE)))
+        runs, idle = ([found[each, i] for i in range(repeats(config, kind))] for each in (kind, kind._replace(way=IDLE)))
         permitted = kind.priority == "usual" or all("SCHED_FIFO" in " ".join(run["notes"]) for run in (*runs, *idle))
         p99, before = ([run["tick_ms"]["p99"] for run in each] for each in (runs, idle))
         missed, missed_before = ([run["missed_share"] for run in each] for each in (runs, idle))
@@ -289,7 +297,7 @@ def _draw_planner(times: Axes, missed: Axes, own: Sequence[Outcome], found, conf
     aside = 0.16 * (config.presets.index(own[0].kind.preset) - (len(config.presets) - 1) / 2) * 2
     for each in own:
         x = ways.index(each.kind.way) + aside
-        runs = [found[each.kind, repeat] for repeat in range(config.repeats)]
+        runs = [found[each.kind, i] for i in range(repeats(config, each.kind))]
         jitter = x + np.linspace(-0.06, 0.06, len(runs))
         label = f"{each.parameters / 1e6:.1f}M parameters" if each.kind.way == IDLE else None
         for axes, values, interval in (
