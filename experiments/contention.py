@@ -41,8 +41,9 @@ Priority = Literal["real_time", "usual"]
 IDLE, LOOP = "idle", "in the loop"
 LIMITS = {"real_time": 1.25, "usual": 2.5}
 """The most that the p99 of a tick may grow by, as a factor, when the planner is busy."""
-LOOPS = 2
-"""Runs of the synchronous runner at most: it is late by far more than runs differ."""
+LOOPS, LOOP_SHARE = 2, 1 / 12
+"""Runs of the synchronous runner at most, and their share of the ticks of others: it is late by far more than runs differ, and
+its ticks take as long as they take."""
 START_S = 20.0
 """Seconds that a run takes beside its ticks, until that is known."""
 
@@ -120,7 +121,7 @@ def run_config(config: ContentionConfig, kind: Kind) -> RealTimeConfig:
         weights=Weights(config.run if kind.preset == "demo" else None, kind.preset),
         task=config.task,
         hz=config.speed / world_of(config.task).tick_s,
-        seconds=config.seconds,
+        seconds=config.seconds * (LOOP_SHARE if kind.way == LOOP else 1),
         ratio=config.ratio,
         patience=Patience(silent_s=1e6),
         planner="loop" if kind.way == LOOP else "process",

@@ -72,7 +72,7 @@ def test_a_run_is_of_so_many_ticks_at_four_times_real_time():
     assert (config.hz, config.limit, config.duty, config.priority, config.world) == (100, 6000, 0.5, "usual", "here")
     assert run_config(CONFIG, Kind("debug", "usual", IDLE)).duty == 0
     loop = run_config(CONFIG, Kind("debug", "real_time", LOOP))
-    assert (loop.planner, loop.duty, loop.ratio) == ("loop", None, 8)
+    assert (loop.planner, loop.duty, loop.ratio, loop.limit) == ("loop", None, 8, 500)
 
 
 @pytest.mark.parametrize(
