@@ -177,7 +177,7 @@ def answer(trained: Trained, task: TaskName, cell: Cell, episodes: int) -> Answe
     moments = list(run(environments(task, episodes), policy_of(trained, agent, task, cell), seeds_of(episodes)))
     percent, ticks = scores(task, cell, np.stack([moment.rewards for moment in moments]))
     interval = mean_interval(percent)
-    trained_at, seen = trained_on(trained, trained.facts["mix"], cell)
+    trained_at, seen = trained_on(trained, cell)
     expected, known_is = known(task, cell, plans)
     follows = plans and task == "switching_goal" and cell.control == "none"
     return Answer(

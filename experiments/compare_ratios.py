@@ -97,7 +97,7 @@ def is_of(key: Sequence, trained: Trained, task: str, cell: Cell) -> bool:
     """Returns whether a row's key is this cell's, of this run."""
     named = dict(zip(KEY, key, strict=True))
     same = named["task"] == task and named["train_seed"] == trained.facts["learner"]["seed"] and named["control"] == cell.control
-    same = same and named["trained_at"] == trained_on(trained, trained.facts["mix"], cell)[0]
+    same = same and named["trained_at"] == trained_on(trained, cell)[0]
     if cell.agent:
         own = named["agent"] == cell.agent and named["variant"] == variant_in_rows(trained, cell)
         return same and own and named["ratio"] == cell.ratio and named["latency"] == cell.latency

@@ -148,7 +148,11 @@ def settings(config: ContentionConfig) -> dict[str, Any]:
 def finished(config: ContentionConfig) -> dict[tuple[Kind, int], dict[str, Any]]:
     """Returns what has been measured so far, by kind and repeat."""
     path, wanted = config.out / "runs.jsonl", settings(config)
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    *whole, torn = path.read_text().split("\n") if path.exists() else [""]
+    if torn:
+        print(f"{path}: the last line was cut short; its run is made again", file=sys.stderr)
+        path.write_text("".join(line + "\n" for line in whole))
+    lines = [json.loads(line) for line in whole]
     return {(Kind(*line["kind"]), line["repeat"]): line["found"] for line in lines if line["settings"] == wanted}
 
 
@@ -173,6 +177,8 @@ def contention(config: ContentionConfig) -> dict[tuple[Kind, int], dict[str, Any
             one = fresh.submit(measure, run_config(config, kind), tokenizer).result()
         if one["ticks"] != run_config(config, kind).limit:
             raise KeyboardInterrupt
+        if kind.way not in (IDLE, LOOP) and one["planner_duty"] is None:
+            raise RuntimeError(f"the planner of {kind.preset}, {kind.way} busy, did not live through its run: start this again")
         took.append(time.monotonic() - began)
         found[kind, repeat] = one
         line = {"kind": kind, "repeat": repeat, "settings": settings(config), "found": one}
@@ -244,7 +250,19 @@ def outcomes(config: ContentionConfig, found: dict[tuple[Kind, int], dict[str, A
 
 def tabulated(found: Sequence[Outcome]) -> Table:
     """Returns the outcomes as a table; brackets are 95% bootstrap intervals over runs."""
-    columns = ("planner", "parameters", "priority", "planner is", "computes", "slow Hz", "tick p99, ms", "grows", "missed, %", "")
+    columns = (
+        "planner",
+        "parameters",
+        "priority",
+        "planner is",
+        "computes",
+        "slow Hz",
+        "others",
+        "tick p99, ms",
+        "grows",
+        "missed, %",
+        "",
+    )
     table = Table(*columns)
     for each in found:
         growth = "" if each.growth is None else f"{_spoken(each.growth, 2)}, limit {each.limit:g}"
@@ -256,6 +274,7 @@ def tabulated(found: Sequence[Outcome]) -> Table:
             each.kind.way,
             "" if each.duty is None else percent(each.duty),
             f"{each.slow_hz:.1f}",
+            "" if each.elsewhere is None else percent(each.elsewhere),
             _spoken(each.p99_ms, 2),
             "" if each.kind.way == LOOP else growth,
             _spoken(Interval(*(100 * value for value in each.missed)), 3),

@@ -134,12 +134,19 @@ def variant_of(facts: dict) -> str:
     differs = {
         model["plan_read"]: model["planner"] is not None and model["plan_read"] != preset.plan_read,
         "quantised": model["planner"] is not None and bool(model.get("plan_levels")),
-        "fixed": model["planner"] is not None and len({*mix["ratios"]}) == len({*mix["latencies"]}) == 1,
+        "fixed": model["planner"] is not None and all(len({*each}) == 1 for link in links(facts) for each in link),
         "at_once": facts.get("at_once", False),
         "no_sub_goal": not facts["learner"]["weights"]["sub_goal"],
         "prompts": bool(mix.get("prompts")),
     }
     return "+".join(name for name, there in differs.items() if there)
+
+
+def links(facts: dict) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Returns the ratios and latencies that each link of a run was trained at, that of planner and controller first."""
+    mix = facts["mix"]
+    above = [(mix["above_ratios"], mix["above_latencies"])] if facts["model"].get("above") else []
+    return [(mix["ratios"], mix["latencies"]), *above]
 
 
 def config_from(facts: dict) -> ModelConfig:
@@ -181,15 +188,15 @@ def acted(task: str) -> Task:
 
 def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
+    if trained.network.config.above and (agent != trained.name or cell.prompt):
+        raise ValueError(f"held or late actions, and prompts, are for one planner at most, and {trained.name} has more")
     horizon, above = acted(task).ticks, above_of(trained, task, cell)
     if above:
-        if agent != trained.name or cell.prompt:
-            raise ValueError(f"held or late actions, and prompts, are for one planner at most, and {trained.name} has more")
         lower = periodic(horizon, cell.ratio, cell.latency)
         return trained.agent(task, lower, horizon, cell.decoding, cell.control, cell.control_at, above)
 
     def own(timeline: Timeline, layout: str = task, control: Control = "none") -> Policy:
-        made = trained.agent(layout, timeline, horizon, cell.decoding, control)
+        made = trained.agent(layout, timeline, horizon, cell.decoding, control, cell.control_at)
         return Prompted(made, functools.partial(prompt, trained, cell, timeline)) if cell.prompt else made
 
     if trained.lookahead:
@@ -241,6 +248,8 @@ def above_of(trained: Trained, task: str, cell: "Cell") -> tuple[Timeline, ...]:
     if there != (cell.above_ratio is not None):
         lacks = "give --above-ratio, its ticks from one update to the next" if there else "leave --above-ratio out"
         raise ValueError(f"{trained.name} has {'a' if there else 'no'} planner above the planner: {lacks}")
+    if cell.above_latency and not there:
+        raise ValueError(f"above_latency {cell.above_latency}: {trained.name} has no planner above the planner, leave it out")
     return (periodic(acted(task).ticks, cell.above_ratio, cell.above_latency),) if there else ()
 
 
@@ -277,7 +286,7 @@ def measure(trained: Trained, task: str, cell: Cell, episodes: int, tick_ms: tup
     random, expert = scale(task, seeds)
     scores = normalise(totals, random.mean(), expert.mean())
     interval = mean_interval(scores)
-    trained_at, seen = trained_on(trained, trained.facts["mix"], cell)
+    trained_at, seen = trained_on(trained, cell)
     ratio = 1 if cell.agent else cell.ratio
     return Row(
         task=task,
@@ -308,7 +317,7 @@ def variant_in_rows(trained: Trained, cell: Cell) -> str:
     what it was shown."""
     after = cell.prompt and f"after_{cell.prompt}_{cell.prompt_ticks}"
     above = f"above_k{cell.above_ratio}d{cell.above_latency}" if cell.above_ratio else ""
-    at = f"control_at_{cell.control_at}" if cell.control_at > 1 else ""
+    at = f"control_at_{cell.control_at}" if cell.control != "none" and cell.control_at > 1 else ""
     return "+".join(filter(None, (cell.agent and trained.name, trained.variant, above, at, after)))
 
 
@@ -317,20 +326,19 @@ def above_ratios(cell: Cell) -> tuple[int, ...]:
     return () if cell.above_ratio is None else (cell.above_ratio,)
 
 
-def trained_on(trained: Trained, mix: dict, cell: Cell) -> tuple[str, bool]:
-    """Returns the row's `trained_at`, and whether the cell's ratio and latency were drawn in training."""
+def trained_on(trained: Trained, cell: Cell) -> tuple[str, bool]:
+    """Returns the row's `trained_at`, and whether the cell's ratios and latencies were drawn in training."""
     if trained.lookahead:
-        ratios, latencies = (trained.lookahead, (0,)) if trained.name == "chunked" else ((1,), trained.lookahead)
+        trained_at = [(trained.lookahead, (0,)) if trained.name == "chunked" else ((1,), trained.lookahead)]
     elif trained.network.config.planner is None:
         return "none", cell.agent is None
     else:
-        ratios, latencies = mix["ratios"], mix["latencies"]
-    ratios, latencies = sorted(set(ratios)), sorted(set(latencies))
-    name = f"k{ratios[0]}d{latencies[0]}" if len(ratios) == len(latencies) == 1 else "random"
-    seen = cell.agent is None and cell.ratio in ratios and cell.latency in latencies
-    if cell.above_ratio is not None:
-        seen = seen and cell.above_ratio in mix["above_ratios"] and cell.above_latency in mix["above_latencies"]
-    return name, seen
+        trained_at = links(trained.facts)
+    asked = [(cell.ratio, cell.latency), (cell.above_ratio, cell.above_latency)]
+    fixed = all(len({*each}) == 1 for link in trained_at for each in link)
+    name = "_".join(f"k{ratios[0]}d{latencies[0]}" for ratios, latencies in trained_at) if fixed else "random"
+    drawn = (ratio in ratios and late in latencies for (ratio, late), (ratios, latencies) in zip(asked, trained_at))
+    return name, cell.agent is None and all(drawn)
 
 
 def rates(trained: Trained, task: str, cell: Cell) -> dict:

@@ -24,9 +24,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
-from rich.table import Table
 
 from experiments import ways_to_tick
+from experiments.latency_tables import show
 from experiments.train import cache_compilations
 from experiments.ways_to_tick import SHAPES, Model, Point, Way, of_parameters, sized
 from hierarchy.control import priority
@@ -35,7 +35,7 @@ from hierarchy.control.clock import Clock
 from hierarchy.model.flops import Pass, flops_per_tick, parameters, tick_passes
 from hierarchy.timeline import periodic
 
-Part = Literal["ways", "paced", "fit", "single", "soak"]
+Part = Literal["ways", "paced", "bits", "fit", "single", "soak"]
 Timed = dict[str, np.ndarray]
 """Milliseconds of every call, by way."""
 OURS, AT_ONCE = "one call a tick", "one pass for all action tokens"
@@ -43,19 +43,24 @@ TOTALS = ("20M", "100M")
 AGREE_FROM, TIMED_FROM = 1000, 2000
 """First ticks of what is compared and of what is timed: what caches hold of earlier ones is out of their windows."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
+RESIDENT = Path("/proc/self/statm")
+SAME = 1e-3
+"""Most that two ways of one tick may differ by, in units of an action's half range."""
+MAY_GROW_MIB = 8.0
+"""What a soaked agent may hold more at the end than after two episodes: the allocator's own noise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LatencyConfig:
-    """parts: what to measure. `ways`: one tick in every way, beside the floor. `paced`: ticks at `hz`. `fit`: the largest
-        controller and planner that keep up with `hz`. `single`: against one model of equal size at every tick. `soak`: many ticks
-        of a whole agent, which may neither compile nor grow.
+    """parts: what to measure. `ways`: one tick in every way, beside the floor. `paced`: ticks at `hz`. `bits`: matrices kept in
+        fewer bits. `fit`: the largest controller and planner that keep up with `hz`. `single`: against one model of equal size at
+        every tick. `soak`: many ticks of a whole agent, which may neither compile nor grow.
     json: where the figures are written, if anywhere. controller, planner: sizes, by their parameters. ratio: ticks an update.
     seconds: of calls that each way gets. cores: that this process keeps to, the last ones; a controller has one. soak: ticks of
         that part.
     """
 
-    parts: tuple[Part, ...] = ("ways", "paced", "fit", "single")
+    parts: tuple[Part, ...] = ("ways", "paced", "bits", "fit", "single")
     json: Path | None = None
     point: tyro.conf.OmitArgPrefixes[Point] = Point()
     controller: str = "1M"
@@ -68,7 +73,12 @@ class LatencyConfig:
 
     def __post_init__(self) -> None:
         if self.hz <= 0 or self.seconds <= 0 or min(self.ratio, self.cores, self.soak) < 1:
-            raise ValueError("hz and seconds are above 0; ratio, cores and soak at least 1")
+            raise ValueError(
+                f"hz {self.hz:g} and seconds {self.seconds:g} are above 0; ratio {self.ratio}, cores {self.cores} and soak "
+                f"{self.soak} at least 1"
+            )
+        if "soak" in self.parts and not RESIDENT.exists():
+            raise ValueError(f"soak reads {RESIDENT}, which this system has not: leave it out of the parts")
         for size in (self.controller, self.planner):
             sized(size, self.point.window)
 
@@ -110,19 +120,22 @@ def paced(ways: dict[str, Way], hz: float, seconds: float) -> Timed:
     return {name: 1e3 * np.array(times) for name, times in taken.items()}
 
 
-class Machine:
-    """What this process' cores can do: `multiply` and `read` are ways that take as long as so many operations, so many bytes."""
+FLOPS = 2 * 512**3
+"""Of one call of `multiplying`."""
 
-    FLOPS = 2 * 512**3
 
-    def __init__(self, working_set: int):
-        self.bytes = working_set
-        a, b = np.random.default_rng(0).standard_normal((2, 512, 512), np.float32)
-        place, data = jax.device_put(a), np.random.default_rng(0).standard_normal(working_set // 4, np.float32)
-        product = jax.jit(lambda x: x @ x).lower(place).compile()
-        multiply = [lambda _: a @ b, lambda _: np.asarray(product(place))]
-        read = [lambda _: data.max(), lambda _: data.sum(), lambda _: data @ data]
-        self.multiply, self.read = (min(ways, key=_quickest) for ways in (multiply, read))
+def multiplying() -> Callable[[int], Any]:
+    """Returns the quickest way here to multiply two matrices: a call is `FLOPS` operations."""
+    a, b = np.random.default_rng(0).standard_normal((2, 512, 512), np.float32)
+    place = jax.device_put(a)
+    product = jax.jit(lambda x: x @ x).lower(place).compile()
+    return min([lambda _: a @ b, lambda _: np.asarray(product(place))], key=_quickest)
+
+
+def reading(size: int) -> Callable[[int], Any]:
+    """Returns the quickest way here to read `size` bytes, again and again: as much as that fits into some cache, or does not."""
+    data = np.random.default_rng(0).standard_normal(size // 4, np.float32)
+    return min([lambda _: data.max(), lambda _: data.sum(), lambda _: data @ data], key=_quickest)
 
 
 def _quickest(way: Callable[[int], Any]) -> float:
@@ -163,7 +176,7 @@ def torch_ways(model: Model, at_once: Model, notes: list[str]) -> dict[str, Way]
     except ImportError:
         notes.append("PyTorch is not installed, so it is not compared with: pip install -r requirements-extras.txt")
         return {}
-    torch.set_num_threads(len(priority.cores()))
+    torch.set_num_threads(len(priority.cores()) or 1)
     ways = {}
     for name, of in ((OURS, model), (AT_ONCE, at_once)):
         for kind in ("eager", "compiled"):
@@ -205,19 +218,21 @@ def measure_ways(config: LatencyConfig, models: tuple[Model, Model], notes: list
     same |= {name: way for name, way in in_torch.items() if name.endswith(OURS)}
     once |= {name: way for name, way in in_torch.items() if name.endswith(AT_ONCE)}
     apart = agree(same, OURS) | agree(once, AT_ONCE)
-    machine = Machine(passes_of(model)[0].bytes)
     others = {
         "recomputing the window": ways_to_tick.recomputing(model),
         "one model of the same size": ways_to_tick.one_call_a_tick(alone),
     }
     for way in others.values():
         way(0)
-    probes = {"multiply": machine.multiply, "read": machine.read}
+    notes += [f"{name} is not the same tick: {far:.0e} from ours" for name, far in apart.items() if far > SAME]
+    own, large = (passes_of(of)[0].bytes for of in (model, alone))
+    probes = {"multiply": multiplying(), "read": reading(own), "read as much as one model": reading(large)}
     timed = interleave(probes | same | once | others, config.seconds, "a tick in every way")
-    rate, bandwidth = Machine.FLOPS / p50(timed["multiply"]) * 1e3, machine.bytes / p50(timed["read"]) * 1e3
+    rate = 1e3 * FLOPS / p50(timed["multiply"])
+    bandwidth, from_far = 1e3 * own / p50(timed["read"]), 1e3 * large / p50(timed["read as much as one model"])
     least = {name: floor_ms(passes_of(model), rate, bandwidth) for name in (*same, "recomputing the window")}
     least |= {name: floor_ms(passes_of(at_once), rate, bandwidth) for name in once}
-    least["one model of the same size"] = floor_ms(passes_of(alone), rate, bandwidth)
+    least["one model of the same size"] = floor_ms(passes_of(alone), rate, from_far)
     rows = [
         {
             "way": name,
@@ -232,7 +247,8 @@ def measure_ways(config: LatencyConfig, models: tuple[Model, Model], notes: list
         for name in least
     ]
     passes = {name: [each._asdict() for each in passes_of(of)] for name, of in ((OURS, model), (AT_ONCE, at_once))}
-    return {"flop_per_s": rate, "bytes_per_s": bandwidth, "working_set": machine.bytes, "passes": passes, "rows": rows}
+    measured = {"flop_per_s": rate, "bytes_per_s": {own: bandwidth, large: from_far}}
+    return measured | {"passes": passes, "rows": rows, "same": max(apart.values()) <= SAME}
 
 
 def measure_paced(config: LatencyConfig, models: tuple[Model, Model], notes: list[str]) -> list[dict[str, Any]]:
@@ -242,6 +258,29 @@ def measure_paced(config: LatencyConfig, models: tuple[Model, Model], notes: lis
         _quickest(way)
     timed = paced(ways, config.hz, 2 * config.seconds)
     return [{"way": name, "p50_ms": p50(times), "p99_ms": p99(times), "ticks": len(times)} for name, times in timed.items()]
+
+
+def measure_bits(config: LatencyConfig, models: tuple[Model, Model]) -> list[dict[str, Any]]:
+    """Returns the tick with matrices kept in fewer bits, and how far its actions are from those of float32."""
+    rows = []
+    for name, model in zip((OURS, AT_ONCE), models):
+        ways = {"float32": ways_to_tick.one_call_a_tick(model)}
+        for bits in ("bfloat16", "int8"):
+            for how, multiplied in (("kept", False), ("multiplied", True)):
+                ways[f"{bits}, {how}"] = ways_to_tick.in_fewer_bits(model, bits, multiplied)
+        apart = agree(ways, "float32")
+        timed = interleave(ways, config.seconds, f"fewer bits, {name}")
+        rows += [
+            {
+                "way": name,
+                "bits": bits,
+                "p50_ms": p50(times),
+                "over_float32": p50(times) / p50(timed["float32"]),
+                "difference": apart.get(bits),
+            }
+            for bits, times in timed.items()
+        ]
+    return rows
 
 
 def measure_fit(config: LatencyConfig) -> dict[str, Any]:
@@ -317,7 +356,13 @@ def measure_single(config: LatencyConfig) -> list[dict[str, Any]]:
 
 
 def measure_soak(config: LatencyConfig, episode: int = 3000) -> dict[str, Any]:
-    """Returns what a whole agent (a small planner, in lockstep) compiled and kept over many ticks, two episodes apart."""
+    """Returns what a whole agent (a small planner, in lockstep) compiled and kept over many ticks, since its second episode.
+
+    Raises:
+        ValueError: there is no third episode to compare with.
+    """
+    if config.soak < 3 * episode:
+        raise ValueError(f"soak {config.soak}: at least {3 * episode} ticks, three episodes of {episode}")
     model = ways_to_tick.two_rate(config.point, sized("0.5M", config.point.window), sized(config.controller, config.point.window))
     agent = Agent(ways_to_tick.compiled(model), model.params, periodic(episode, config.ratio), horizon=episode)
     rng, compiled = np.random.default_rng(0), []
@@ -337,21 +382,23 @@ def measure_soak(config: LatencyConfig, episode: int = 3000) -> dict[str, Any]:
                 _, state = agent.step(state, {name: values[tick] for name, values in seen.items()})
             progress.update(task, completed=min(first + episode, config.soak))
             marks.append((len(compiled), len(jax.live_arrays()), resident_mib()))
-    settled = marks[min(1, len(marks) - 1)]
+    settled = marks[1]
+    grown = tuple(last - first for first, last in zip(settled, marks[-1]))
     return {
         "ticks": config.soak,
         "episode": episode,
         "ms_a_tick": 1e3 * (time.monotonic() - began) / config.soak,
-        "compiled_since": marks[-1][0] - settled[0],
-        "arrays_since": marks[-1][1] - settled[1],
+        "compiled_since": grown[0],
+        "arrays_since": grown[1],
         "mib": [settled[2], marks[-1][2]],
-        "mib_since": marks[-1][2] - settled[2],
+        "mib_since": grown[2],
+        "holds": grown[0] == 0 and grown[1] <= 0 and grown[2] <= MAY_GROW_MIB,
     }
 
 
 def resident_mib() -> float:
     """Returns how much memory this process holds, MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(RESIDENT.read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -363,13 +410,15 @@ def measure(config: LatencyConfig) -> dict[str, Any]:
         "command": dataclasses.asdict(config) | {"json": None},
         "machine": {"processor": processor(), "cores": len(priority.cores()), "jax": jax.__version__},
     }
-    if {"ways", "paced"} & {*config.parts}:
+    if {"ways", "paced", "bits"} & {*config.parts}:
         sizes = sized(config.planner, window), sized(config.controller, window)
         models = tuple(ways_to_tick.two_rate(config.point, *sizes, at_once) for at_once in (False, True))
     if "ways" in config.parts:
         found["ways"] = measure_ways(config, models, notes)
     if "paced" in config.parts:
         found["paced"] = measure_paced(config, models, notes)
+    if "bits" in config.parts:
+        found["bits"] = measure_bits(config, models)
     if "fit" in config.parts:
         found["fit"] = measure_fit(config)
     if "single" in config.parts:
@@ -388,84 +437,6 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def show(found: dict[str, Any], config: LatencyConfig, console: Console) -> None:
-    """Prints the figures."""
-    if "ways" in found:
-        ways = found["ways"]
-        console.print(
-            f"{found['machine']['processor']}: {ways['flop_per_s'] / 1e9:.0f} GFLOP/s, {ways['bytes_per_s'] / 1e9:.1f} GB/s from "
-            f"{ways['working_set'] / 1e6:.1f} MB"
-        )
-        columns = "way", "p50 ms", "p99 ms", "floor ms", "x floor", "x ours", "calls", "apart"
-        _print(
-            console,
-            f"one tick of a {config.controller} controller",
-            columns,
-            [
-                (
-                    row["way"],
-                    f"{row['p50_ms']:.2f}",
-                    f"{row['p99_ms']:.2f}",
-                    f"{row['floor_ms']:.2f}",
-                    f"{row['over_floor']:.2f}",
-                    f"{row['over_ours']:.2f}",
-                    str(row["calls"]),
-                    "" if row["difference"] is None else f"{row['difference']:.0e}",
-                )
-                for row in ways["rows"]
-            ],
-        )
-    if "paced" in found:
-        rows = [(row["way"], f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", str(row["ticks"])) for row in found["paced"]]
-        _print(console, f"the same, paced at {config.hz:g} Hz", ("way", "p50 ms", "p99 ms", "ticks"), rows)
-    if "fit" in found:
-        for part, every in (("controller", 1), ("planner", config.ratio)):
-            limit = 1e3 * every / config.hz
-            rows = [
-                (r["size"], f"{r['p50_ms']:.1f}", f"{r['p99_ms']:.1f}", "yes" if r["fits"] else "no") for r in found["fit"][part]
-            ]
-            _print(console, f"{part}s at {config.hz:g} Hz: p99 within {limit:g} ms", ("size", "p50 ms", "p99 ms", "fits"), rows)
-    if "single" in found:
-        columns = (
-            "total",
-            "GFLOP a tick",
-            "one model",
-            "x fewer",
-            "tick ms",
-            "update ms",
-            "amortised ms",
-            "one model ms",
-            "x faster",
-        )
-        rows = [
-            (
-                row["total"],
-                *(f"{flops / 1e9:.2f}" for flops in row["flops"]),
-                f"{row['fewer_flops']:.1f}",
-                *(f"{row[name]:.1f}" for name in ("tick_ms", "update_ms", "amortised_ms", "single_ms", "faster")),
-            )
-            for row in found["single"]
-        ]
-        _print(console, f"two rates (5M controller, ratio {config.ratio}) against one model of their size", columns, rows)
-    if "soak" in found:
-        soak = found["soak"]
-        console.print(
-            f"{soak['ticks']:,} ticks of the whole agent, {soak['ms_a_tick']:.2f} ms each: after two episodes "
-            f"{soak['compiled_since']} programs compiled, {soak['arrays_since']:+d} arrays and {soak['mib_since']:+.1f} MiB held"
-        )
-    for note in found["notes"]:
-        console.print(f"[dim]{note}[/dim]")
-
-
-def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
 def keep_to(cores: int) -> None:
     """Starts this command anew on so many cores, the last ones, if it has more: libraries count them when they are imported."""
     available = priority.cores()
@@ -473,19 +444,25 @@ def keep_to(cores: int) -> None:
         os.execv(sys.executable, [sys.executable, "-m", "experiments.measure_latency", *sys.argv[1:]])
 
 
-def main() -> None:
-    config = tyro.cli(LatencyConfig, description=__doc__)
-    keep_to(config.cores)
-    # A tick is one call after another: handing each to another thread only costs.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    cache_compilations(Path("runs/.jax_cache"))
-    priority.settle_collector()
-    found = measure(config)
-    show(found, config, Console(width=None if sys.stdout.isatty() else 140))
+def main() -> int:
+    """Runs the command line; returns the exit code: 1 too where ways of one tick differ, or a soaked agent compiled or grew."""
+    try:
+        config = tyro.cli(LatencyConfig, description=__doc__)
+        keep_to(config.cores)
+        # A tick is one call after another: handing each to another thread only costs.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        cache_compilations(Path("runs/.jax_cache"))
+        priority.settle_collector()
+        found = measure(config)
+    except ValueError as error:
+        print(f"measure_latency: {error}", file=sys.stderr)
+        return 1
+    show(found, Console(width=None if sys.stdout.isatty() else 140))
     if config.json is not None:
         config.json.parent.mkdir(parents=True, exist_ok=True)
         config.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    return int(not (found.get("ways", {}).get("same", True) and found.get("soak", {}).get("holds", True)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -116,9 +116,11 @@ def describe(found: dict[str, Any]) -> str:
     harm = found["harm"]
     if harm:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(harm["by_kind"].items()))
+        ended = "" if harm["over"] else ", the run ended before it was over"
+        near, elsewhere = (f"{harm[f'missed_{where}']} of {harm[f'ticks_{where}']}" for where in ("near", "elsewhere"))
         lines.append(
-            f"harm done {harm['done']} times ({kinds}): {harm['missed_near']} of {harm['ticks_near']} ticks missed within "
-            f"{AFTERMATH_S:g} s of it, {harm['missed_elsewhere']} of {harm['ticks_elsewhere']} elsewhere"
+            f"harm done {harm['done']} of {harm['wanted']} times ({kinds}){ended}: {near} ticks missed within {AFTERMATH_S:g} s "
+            f"of it, {elsewhere} elsewhere"
         )
     lines.append(f"garbage collector: {found['gc_pauses']} pauses; {'; '.join(found['notes'])}")
     lines.append(f"planner: {', '.join(f'{kind} {count}' for kind, count in found['planner_events'].items()) or 'none'}")

@@ -102,6 +102,12 @@ def check(config: RealTimeConfig) -> None:
         raise ValueError(f"hz {config.hz:g}: ticks a second, or 0 to go as fast as possible")
     if config.seconds is not None and not (config.hz and config.seconds * config.hz >= 2):
         raise ValueError(f"seconds {config.seconds:g} at hz {config.hz:g}: ticks of a known length, and at least two of them")
+    if config.ticks is not None and config.ticks < 1:
+        raise ValueError(f"ticks {config.ticks}: of an episode, at least 1, or leave it out for the task's own")
+    if config.harm < 0:
+        raise ValueError(f"harm {config.harm}: how often, 0 or more")
+    if config.harm and config.seconds is None:
+        raise ValueError(f"harm {config.harm} needs seconds: the most that it may take, about ten each")
     if config.planner != "process" and config.harm:
         raise ValueError(f"harm {config.harm} with planner {config.planner!r}: it is for one in a process of its own")
     if config.planner == "loop" and (config.duty is not None or config.late_share):
@@ -383,6 +389,7 @@ def harm_done(flown: Run) -> dict[str, Any]:
         near |= (rows["computed"] > at) & (rows["woken"] < at + round(AFTERMATH_S * 1e9))
     missed = misses(rows, flown.monitor.period_s)
     return {
+        "wanted": flown.config.harm,
         "done": len(done),
         "over": flown.harm.over,
         "by_kind": dict(collections.Counter(incident.kind.removeprefix("harm: ") for incident in done)),

@@ -24,7 +24,7 @@ AGENTS = (
     "scripted",
 )
 CONTROLS = ("none", "zeroed", "frozen", "shuffled", "stale", "random")
-TRAINED_AT = re.compile(r"random|none|k[1-9]\d*d\d+")
+TRAINED_AT = re.compile(r"random|none|k[1-9]\d*d\d+(_k[1-9]\d*d\d+)*")
 KEY = ("task", "agent", "variant", "control", "trained_at", "ratio", "latency", "train_seed")
 
 Key = tuple[str | int | None, ...]

@@ -230,4 +230,4 @@ def schema_of(
 ) -> Schema:
     """Returns the schema of the tasks for an agent, see `layouts_of`. at_once: their actions are decoded in one pass."""
     layouts = [layout for name in names for layout in layouts_of(name, agent, lookahead).values()]
-    return Schema(tuple(dataclasses.replace(layout, at_once=at_once) for layout in layouts), text_pieces)
+    return Schema(tuple(dataclasses.replace(layout, at_once=layout.at_once or at_once) for layout in layouts), text_pieces)

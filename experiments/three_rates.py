@@ -4,7 +4,7 @@
 
 The slowest planner alone sees the course, the planner below it alone the turn, and the action that pays is their sum: nobody is
 right more often than by chance unless both links carry what they should. `experiments/three_rates.md` says how long it takes and
-what to expect. Interrupted, the same command goes on where it stopped.
+what to expect. Interrupted, the same command goes on: recording and training from where they stopped, the loops, a minute, anew.
 """
 
 import dataclasses
@@ -45,8 +45,9 @@ MIX = Mix(
     planner_tokens=256,
     plans=160,
     ratios=(1, 4, 16, 32),
-    above_tokens=64,
-    above_plans=64,
+    # Of whole episodes, as `experiments.train` has them without a lead-in.
+    above_tokens=128,
+    above_plans=128,
     above_ratios=(1, 16, 64),
 )
 
@@ -130,7 +131,7 @@ def answer(trained: Trained, cell: Cell, episodes: int) -> Answer:
         low=interval.low,
         high=interval.high,
         known=known(cell),
-        seen_in_training=trained_on(trained, trained.facts["mix"], cell)[1],
+        seen_in_training=trained_on(trained, cell)[1],
         mflop_per_tick=cost / 1e6,
     )
 

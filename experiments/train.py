@@ -170,7 +170,10 @@ def single_rate_config(config: ModelConfig, wanted: int, schema: Schema) -> Mode
 
 
 def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
-    """Returns the packing of a run: the lead-ins and rereads follow from the model's windows."""
+    """Returns the packing of a run: the lead-ins and rereads follow from the model's windows.
+
+    Planners have none: they read an episode from its start, and their budgets must hold it.
+    """
     mix, fast = config.mix, model.controller
     drawn = ("ratios", "latencies", "rows", "wait_for_first", "recorded_timelines", "irregular")
     common = {name: getattr(mix, name) for name in drawn}
@@ -263,6 +266,10 @@ def check_warm_up(config: TrainConfig, network: Network) -> None:
     wrong = [name for name, there in asked.items() if there]
     if wrong and config.agent not in ("two_rate", "three_rate"):
         raise ValueError(f"{' and '.join(wrong)} is about plans, and {config.agent} has none: leave it out, or train two_rate")
+    above = [name for name in ABOVE if getattr(config.mix, name) != getattr(Mix, name)]
+    if above and config.agent != "three_rate":
+        told = " and ".join(f"mix.{name.replace('_', '-')}" for name in above)
+        raise ValueError(f"{told} is about a planner above the planner, and {config.agent} has none: train three_rate")
 
 
 class Stretch:
@@ -280,6 +287,7 @@ class Stretch:
 
 def facts_of(config: TrainConfig, run: Run) -> dict:
     """Returns what a checkpoint of this run is of."""
+    above = run.network.config.above
     return {
         "agent": config.agent,
         "preset": config.preset,
@@ -289,12 +297,14 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
         "tokenizer": run.tokenizer.hash if run.tokenizer else None,
         "model": said(dataclasses.asdict(run.network.config)),
         "learner": said(dataclasses.asdict(config.learner)),
-        "mix": said(dataclasses.asdict(config.mix)),
+        "mix": said(dataclasses.asdict(config.mix)) | ({name: getattr(config.mix, name) for name in ABOVE} if above else {}),
         # Said only where it is so: runs from before there was such a thing go on.
         **({"at_once": True} if config.at_once else {}),
     }
 
 
+ABOVE = ("above_tokens", "above_plans", "above_ratios", "above_latencies")
+"""What a mixture says of the planner above the planner."""
 NEWER = {
     "prompts": 0.0,
     "prompt_ticks": Prompts.ticks,
@@ -303,7 +313,7 @@ NEWER = {
     "following": 0.0,
     "lifetime": 0.0,
     "above": (),
-    **{name: getattr(Mix, name) for name in ("above_tokens", "above_plans", "above_ratios", "above_latencies")},
+    **{name: getattr(Mix, name) for name in ABOVE},
 }
 """What models, mixtures and losses had no word for at first, and what it was."""
 

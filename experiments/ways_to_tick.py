@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import haiku as hk
 import jax
@@ -36,6 +36,7 @@ from modules.masks import Place
 from modules.transformer import Run, TransformerConfig, empty_cache
 
 Way = Callable[[int], np.ndarray]
+Bits = Literal["bfloat16", "int8"]
 AGE = 3
 """Of the plan, at every tick."""
 SHAPES = {
@@ -65,6 +66,12 @@ class Point:
     window: int = 16
     plan_vectors: int = 8
     plan_read: PlanRead = "prefix"
+
+    def __post_init__(self) -> None:
+        least = {"planner_tokens": 1, "observation": 2, "action": 1, "window": 1, "plan_vectors": 1}
+        for name, most in least.items():
+            if getattr(self, name) < most:
+                raise ValueError(f"{name} is {getattr(self, name)}: it is at least {most}")
 
 
 class Model(NamedTuple):
@@ -162,7 +169,55 @@ def compiled(model: Model) -> Acting:
 def one_call_a_tick(model: Model) -> Way:
     """Returns ours: the whole tick is one compiled call. One pass for all action tokens, where the layout decodes at once."""
     acting = compiled(model)
-    weights = lay_out(acting, model.params).tick
+    return _in_one_call(model, acting.tick, lay_out(acting, model.params).tick)
+
+
+def in_fewer_bits(model: Model, bits: Bits, multiplied: bool) -> Way:
+    """Returns ours with the layers' matrices kept in fewer bits; int8 has a scale a column.
+
+    multiplied: what they multiply is rounded too (int8 with a scale a token), and products are of few bits, with sums of 32. Else
+    they are made float32 again before they are used.
+    """
+    acting = compile_acting(model.network, model.schema, model.layout.name, "mean")
+    product = functools.partial(_product, multiplied)
+
+    def tick(params, cache, packed, reading):
+        with hk.intercept_methods(product):
+            return acting.tick.__wrapped__(params, cache, packed, reading)
+
+    weights = {name: _rounded(leaves, bits) for name, leaves in lay_out(acting, model.params).tick.items()}
+    return _in_one_call(model, jax.jit(tick, donate_argnums=1), weights)
+
+
+def _rounded(leaves: dict[str, jax.Array], bits: Bits) -> dict[str, jax.Array]:
+    """A module's parameters, its matrix `w` in fewer bits."""
+    if "w" not in leaves:
+        return leaves
+    w = leaves["w"]
+    if bits == "bfloat16":
+        return leaves | {"w": w.astype(jnp.bfloat16)}
+    scale = jnp.maximum(jnp.abs(w).max(axis=0), 1e-12) / 127
+    return leaves | {"w": jnp.round(w / scale).astype(jnp.int8), "scale": scale}
+
+
+def _product(multiplied: bool, call, args, kwargs, context):
+    """What a linear layer gives whose matrix is kept in fewer bits, for `hk.intercept_methods`."""
+    if type(context.module) is not hk.Linear or context.method_name != "__call__":
+        return call(*args, **kwargs)
+    (x,) = args
+    w = hk.get_parameter("w", (x.shape[-1], context.module.output_size), init=None)
+    scale = hk.get_parameter("scale", w.shape[1:], init=None) if w.dtype == jnp.int8 else jnp.ones(w.shape[1:])
+    if not multiplied:
+        return (x @ w.astype(jnp.float32)) * scale
+    if w.dtype == jnp.bfloat16:
+        return jnp.matmul(x.astype(jnp.bfloat16), w, preferred_element_type=jnp.float32)
+    each = jnp.maximum(jnp.abs(x).max(axis=-1, keepdims=True), 1e-12) / 127
+    rounded = jnp.round(x / each).astype(jnp.int8)
+    return jnp.matmul(rounded, w, preferred_element_type=jnp.int32).astype(jnp.float32) * each * scale
+
+
+def _in_one_call(model: Model, call: Callable[..., Any], weights: hk.Params) -> Way:
+    """The way that gives one compiled call all that a tick is told."""
     size, fields = tokens_per_reading(model.layout), _fields(model, "controller")
     reading = jax.tree.map(lambda leaf: leaf[None], model.reading)
     cache = _batched(stepwise.controller_cache(model.network, model.layout))
@@ -171,7 +226,7 @@ def one_call_a_tick(model: Model) -> Way:
     def way(tick: int) -> np.ndarray:
         nonlocal cache
         tokens = stepwise.Tokens(observation(tick, size)[None, :, None], fields[None, :, None], full, nothing)
-        cache, action = acting.tick(weights, cache, stepwise.pack_tick(tokens, 1, tick, AGE, nothing), reading)
+        cache, action = call(weights, cache, stepwise.pack_tick(tokens, 1, tick, AGE, nothing), reading)
         return np.asarray(action.unit)[0]
 
     return way
@@ -250,7 +305,7 @@ def recomputing(model: Model) -> Way:
     network, layout, window = model.network, model.layout, model.network.config.controller.window
     size, elements = tokens_per_reading(layout), layout.action.size
     fields = np.concatenate([np.tile(_fields(model, "controller"), window), np.zeros(elements - 1, np.int32)])
-    fields[-(elements - 1) :] = model.schema.field_ids(layout.name)["action", layout.action.name] + np.arange(elements - 1)
+    fields[window * size :] = model.schema.field_ids(layout.name)["action", layout.action.name] + np.arange(elements - 1)
     count = window * size + elements - 1
     lasting = np.arange(count) < window * size
     index = np.where(lasting, np.arange(count) % size, size + np.arange(count) - window * size).astype(np.int32)

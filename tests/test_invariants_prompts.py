@@ -97,6 +97,15 @@ def test_parallel_equals_tick_by_tick_after_a_prompt(kind, name):
     assert parted(kind, name) <= TOLERANCE
 
 
+def test_a_prompt_is_read_by_the_program_that_acts():
+    """I4: of its layout there is one tick, whatever it reads."""
+    made = toy("film")
+    live(agent_of(made, LATE), world(made))
+    before = made.acting.tick._cache_size()
+    acted(made, LATE, prompts_of(made))
+    assert made.acting.tick._cache_size() == before
+
+
 def others(prompts):
     return prompts[1:] + prompts[:1]
 

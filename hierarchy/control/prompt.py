@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 import numpy as np
 
-from hierarchy.control.agent import Acting, AgentState, act, begin, think
+from hierarchy.control.agent import Acting, AgentState, act, begin, lay_out, think
 from hierarchy.corpus.reading import Pieces
 from hierarchy.episode import Episode
 from hierarchy.timeline import NO_PLAN, Timeline, age, on_time
@@ -38,7 +38,8 @@ def read_prompt(
             f"{len(prompts)} prompts of {sorted({prompt.ticks for prompt in prompts})} ticks at tick {state.tick} of "
             f"{len(state.seeds)} episodes: give one an episode, all of one length, before tick 0"
         )
-    reader = begin(acting, params, state.seeds, tokenizer)
+    weights = lay_out(acting, params)
+    reader = begin(acting, weights.update, state.seeds, tokenizer)
     own, theirs = (jax.tree.map(np.shape, (each.planner, each.controller)) for each in (state, reader))
     if own != theirs:
         raise ValueError(
@@ -51,10 +52,10 @@ def read_prompt(
         executed = np.stack([prompt.action[tick - 1] for prompt in prompts]) if tick else None
         reader.history.append(_shown(prompts, tick), executed)
         if planner and tick in timeline.observed:
-            plan, reader = think(acting, params, reader)
+            plan, reader = think(acting, weights.update, reader)
             reading = plan.reading
         if layout.chunk == 1 or tick in timeline.observed:
-            _, reader = act(acting, params, reader, reading, int(ages[tick]))
+            _, reader = act(acting, weights.tick, reader, reading, int(ages[tick]))
         else:
             reader = reader._replace(tick=tick + 1)
     words_ = {name: [(tick - ticks, many) for tick, many in heard.words] for name, heard in reader.heard.items()}

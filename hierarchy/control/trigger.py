@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hierarchy.control.agent import Acting, AgentState, act, begin, think
+from hierarchy.control.agent import Acting, AgentState, act, begin, lay_out, think
 from hierarchy.corpus.reading import Pieces
 from hierarchy.corpus.segment import predicted_values
 from hierarchy.layout import LIVES, followed, words
@@ -158,7 +158,7 @@ class TriggeredAgent:
             )
         if latency < 0:
             raise ValueError(f"latency is {latency}: it counts ticks and is at least 0")
-        self.acting, self.params, self.trigger, self.latency = acting, params, trigger, latency
+        self.acting, self.weights, self.trigger, self.latency = acting, lay_out(acting, params), trigger, latency
         self._tokenizer = tokenizer
 
     def begin(self, seeds: Sequence[int]) -> TriggeredState:
@@ -174,7 +174,7 @@ class TriggeredAgent:
                 f"layout {self.acting.layout.name!r}: what the planner reads of {', '.join(apart)} depends on its last update, "
                 f"and {len(seeds)} episodes have updates of their own: step one episode at a time"
             )
-        agent = begin(self.acting, self.params, seeds, self._tokenizer)
+        agent = begin(self.acting, self.weights.update, seeds, self._tokenizer)
         nothing, none = agent.plans[-1], np.full(len(seeds), -1)
         if self.acting.layout.lifetime:
             nothing = nothing._replace(lifetime=jnp.zeros((len(seeds), len(LIVES))))
@@ -195,7 +195,7 @@ class TriggeredAgent:
             standing = _where(arrived, state.newest, state.standing)
             state = state._replace(standing=standing, since=np.where(arrived, state.observed, state.since))
         age = np.where(state.since < 0, -1, now - state.since)
-        action, agent = act(self.acting, self.params, state.agent, state.standing.reading, age)
+        action, agent = act(self.acting, self.weights.tick, state.agent, state.standing.reading, age)
         return action, state._replace(agent=agent)
 
     def _asked(self, state: TriggeredState, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +213,7 @@ class TriggeredAgent:
     def _update(self, state: TriggeredState, due: np.ndarray) -> TriggeredState:
         """Runs the updates that are due; their plans wait in `newest` until they are ready."""
         now = state.agent.tick
-        plan, agent = think(self.acting, self.params, state.agent, None if due.all() else due)
+        plan, agent = think(self.acting, self.weights.update, state.agent, None if due.all() else due)
         return state._replace(
             agent=agent,
             observed=np.where(due, now, state.observed),

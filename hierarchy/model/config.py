@@ -60,9 +60,12 @@ class ModelConfig:
         return () if self.planner is None else (self.planner, *self.above)
 
     def of(self, reader: str) -> TransformerConfig:
-        """Returns the transformer of one of a layout's readers."""
+        """Returns the transformer of one of a layout's readers. Raises ValueError for a reader that there is not."""
         planners = {planner_name(level): planner for level, planner in enumerate(self.planners, start=1)}
-        return ({"controller": self.controller} | planners)[reader]
+        transformers = {"controller": self.controller} | planners
+        if reader not in transformers:
+            raise ValueError(f"no reader {reader!r}: this model has {', '.join(transformers)}")
+        return transformers[reader]
 
 
 def gato(

@@ -36,10 +36,10 @@ LOG_FEATURES = 10
 TABLES = ("names", "fields", "positions", "rows", "columns")
 """Parameters that are read by id: the embedding's rows of names and positions, its matrices of fields, and patches' places."""
 
-# Operations an element. RMS norm: square, sum, two scalings. One score: mask, largest, difference, sum; and where it may be seen
-# (segment, order, time), worked out anew for every score, as it is fused. GELU by tanh, and the gate. One class: bias, limit,
-# centre, and the comparisons of the choice.
-NORM, SCORE, GEGLU, DECODED = 4, 4 + 12, 9, 17
+# Operations an element. RMS norm: square, sum, two scalings. One score of a head: mask, largest, difference, sum. Whether a token
+# may see another (segment, order, time), once for all layers. GELU by tanh, and the gate. One class: bias, limit, centre, and the
+# comparisons of the choice.
+NORM, SCORE, SEEN, GEGLU, DECODED = 4, 4, 12, 9, 17
 # Quantising one number: bounded to a place, rounded straight through, and back.
 QUANTISED = 8
 
@@ -89,17 +89,18 @@ def tick_passes(config: ModelConfig, schema: Schema, layout: Layout) -> list[Pas
     """Returns the passes of one controller tick, one after another: the reading, then every element of the action but the last;
     or one for all, where they are decoded at once."""
     controller, reading, rest = config.controller, tokens_per_reading(layout), layout.action.size - 1
-    # The action's own keys and values are made by the tick itself and small: attended over, but not counted as read.
+    # The action's own keys and values are made by the tick itself and small: its elements attend over them, but reading them is
+    # not counted.
     kept = controller.window * reading + (config.text_slots if words(layout.controller) else 0)
     head, numbers = _head_flops(config, schema, layout), _weights(config, schema, layout) + _remembered(config, kept)
 
-    def one(tokens: int, atoms: int, outputs: int) -> Pass:
-        return Pass(tokens, _controller_pass(config, schema, tokens, atoms, kept + rest) + outputs * head, 4 * numbers)
+    def one(tokens: int, atoms: int, outputs: int, own: int) -> Pass:
+        return Pass(tokens, _controller_pass(config, schema, tokens, atoms, kept + own) + outputs * head, 4 * numbers)
 
     if layout.at_once:
-        passes = [one(reading + rest, schema.controller_atoms, rest + 1)]
+        passes = [one(reading + rest, schema.controller_atoms, rest + 1, rest)]
     else:
-        passes = [one(reading, schema.controller_atoms, 1)] + rest * [one(1, 1, 1)]
+        passes = [one(reading, schema.controller_atoms, 1, 0)] + rest * [one(1, 1, 1, rest)]
     if layout.predicted:
         following = config.controller.width * sum(sizes(schema).predictions)
         passes[0] = passes[0]._replace(flops=passes[0].flops + 2 * following, bytes=passes[0].bytes + 4 * following)
@@ -115,8 +116,15 @@ def flops_per_tick(config: ModelConfig, schema: Schema, layout: Layout, ratio: i
     """Returns the operations of a control tick on average: a tick, and one `ratio`th of an update with what it follows of the
     ticks before it; without a planner the tick, or that tick's share of the chunk that was decoded.
 
-    above: ticks from one update to the next of the planners above the planner, the nearest first.
+    above: ticks from one update to the next of the planners above the planner, the nearest first; one for each of them.
+
+    Raises:
+        ValueError: there are more or fewer planners above the planner.
     """
+    if len(above) != len(config.above):
+        raise ValueError(
+            f"above {tuple(above)}: the model has {len(config.above)} planners above the planner, give each its ticks"
+        )
     tick = tick_flops(config, schema, layout)
     if config.planner is None:
         return tick / layout.chunk
@@ -199,4 +207,4 @@ def _layers(config: TransformerConfig, tokens: int, slots: int) -> int:
         # No turning; two biases; then whichever is projected, the queries or all distances' features.
         queries, distances = tokens * width * (width + config.heads * config.window), config.window * width * (width + tokens)
         layer += 2 * min(queries, distances) + tokens * (slots * config.heads - 3 * width)
-    return config.layers * layer + tokens * NORM * width
+    return config.layers * layer + tokens * (NORM * width + SEEN * slots)

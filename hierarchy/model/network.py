@@ -287,7 +287,7 @@ def build(config: ModelConfig, schema: Schema) -> Network:
     Asked again for the same network it returns the same one, whose compiled functions are then found again.
     """
     table = sizes(schema)
-    if config.planner is not None and len(config.above) != schema.above:
+    if len(config.above) != schema.above:
         raise ValueError(f"{len(config.above)} planners above the planner, and the layouts have {schema.above}: give as many")
 
     def modules() -> tuple[Callable[[], None], tuple[Callable[..., Any], ...]]:

@@ -108,6 +108,47 @@ def test_a_soaked_agent_neither_compiles_nor_keeps_anything():
     config = LatencyConfig(parts=("soak",), point=POINT, controller="0.5M", soak=120)
     found = measure_latency.measure_soak(config, episode=30)
     assert (found["compiled_since"], found["arrays_since"]) == (0, 0)
+    assert found["holds"]
+
+
+def test_an_agent_that_keeps_what_it_acted_on_does_not_pass_for_one_that_does_not(monkeypatch):
+    kept, step = [], measure_latency.Agent.step
+
+    def keeping(agent, state, seen):
+        action, after = step(agent, state, seen)
+        kept.append(after.decoded)
+        return action, after
+
+    monkeypatch.setattr(measure_latency.Agent, "step", keeping)
+    config = LatencyConfig(parts=("soak",), point=POINT, controller="0.5M", soak=90)
+    found = measure_latency.measure_soak(config, episode=30)
+    assert found["arrays_since"] >= 30
+    assert not found["holds"]
+
+
+def test_an_agent_is_soaked_for_three_episodes_at_least():
+    with pytest.raises(ValueError, match="soak 89: at least 90 ticks, three episodes of 30"):
+        measure_latency.measure_soak(LatencyConfig(parts=("soak",), point=POINT, controller="0.5M", soak=89), episode=30)
+
+
+@pytest.mark.parametrize("bits", ["bfloat16", "int8"])
+@pytest.mark.parametrize("multiplied", [False, True])
+def test_fewer_bits_give_nearly_the_same_actions_and_not_the_same(bits, multiplied):
+    made = model()
+    ways = {OURS: ways_to_tick.one_call_a_tick(made), "fewer": ways_to_tick.in_fewer_bits(made, bits, multiplied)}
+    assert 1e-6 < agree(ways, OURS, 9)["fewer"] < 0.1
+
+
+@pytest.mark.parametrize(("wrong", "said"), [({"action": 0}, "action is 0: it is at least 1"), ({"window": -1}, "window is -1")])
+def test_a_point_that_cannot_be_is_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(POINT, **wrong)
+
+
+def test_an_action_of_one_element_has_its_ways_too():
+    made = model(dataclasses.replace(POINT, action=1), layers=1)
+    ways = {OURS: ways_to_tick.one_call_a_tick(made), "call": ways_to_tick.call_by_call(made, False)}
+    assert max(agree(ways | {"again": ways_to_tick.recomputing(made)}, OURS, 9).values()) < 1e-5
 
 
 @pytest.mark.long
@@ -121,4 +162,5 @@ def test_the_command_writes_what_it_prints(tmp_path):
     assert f"{rows[OURS]['p50_ms']:.2f}" in done.stdout
     assert AT_ONCE in rows
     assert all(row["p50_ms"] > row["floor_ms"] > 0 for row in rows.values())
+    assert found["ways"]["same"]
     assert {row["way"] for row in found["paced"]} == {OURS, AT_ONCE}

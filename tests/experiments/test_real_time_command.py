@@ -145,7 +145,13 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, capsys):
     assert "real_time: hz -5: ticks a second" in capsys.readouterr().err
     for wrong, said in [
         (["--seconds", 0.01], "seconds 0.01 at hz 25: ticks of a known length"),
-        (["--harm", 3, "--planner", "thread"], "harm 3 with planner 'thread': it is for one in a process of its own"),
+        (["--harm", -1], "harm -1: how often, 0 or more"),
+        (["--harm", 3], "harm 3 needs seconds: the most that it may take"),
+        (["--ticks", 0], "ticks 0: of an episode, at least 1"),
+        (
+            ["--harm", 3, "--seconds", 9, "--planner", "thread"],
+            "harm 3 with planner 'thread': it is for one in a process of its own",
+        ),
         (["--duty", 0.5, "--planner", "loop"], "planner 'loop' is waited for"),
         (["--late-share", 0.5], "a share of 0.5 of plans held back by up to 0 s"),
         (["--ratio", 0], "ratio 0 is at least 1"),
@@ -213,6 +219,8 @@ def test_a_planner_that_is_harmed_a_hundred_times_costs_no_tick(tmp_path, capsys
     rows = np.load(tmp_path / "run" / "ticks.npy")
     lengths = [episode.ticks for episode in Source.open(tmp_path / "run" / "episodes")]
     assert rows["tick"].tolist() == [tick for length in lengths for tick in range(length)]
+    # Waiting for another planner would take seconds.
+    assert (rows["computed"] - rows["deadline"]).max() < 2e9
     assert (rows["acted"] >= rows["computed"]).all()
     capsys.readouterr()
     assert command(replay, tmp_path / "run") == 0

@@ -8,9 +8,10 @@ import pytest
 
 from envs import relayed_goal
 from experiments import three_rates
-from experiments.evaluate import Cell
-from experiments.rows import load
+from experiments.evaluate import Cell, Trained, trained_on, variant_of
+from experiments.rows import Row, load
 from experiments.tasks import layouts_of, schema_of
+from experiments.train import Mix, TrainConfig, assemble, facts_of
 from hierarchy.model.config import PRESETS, ModelConfig
 from hierarchy.model.flops import flops_per_tick, tick_flops, update_flops
 from hierarchy.model.network import build
@@ -53,6 +54,55 @@ def test_two_rates_have_no_planner_above(debug_run, capsys):
     assert not [name for name in (*facts["model"], *facts["mix"], *facts["schema"]["layouts"][0]) if "above" in name]
 
 
+@pytest.mark.parametrize(
+    ("mix", "cell", "name", "seen"),
+    [
+        (Mix(), Cell(16, 3, above_ratio=64), "random", True),
+        (Mix(), Cell(16, 3, above_ratio=32), "random", False),
+        (Mix(), Cell(8, 3, above_ratio=64), "random", False),
+        (Mix(ratios=(8,), latencies=(0,)), Cell(8, 0, above_ratio=64, above_latency=4), "random", True),
+        (
+            Mix(ratios=(8,), latencies=(0,), above_ratios=(64,), above_latencies=(2,)),
+            Cell(8, 0, above_ratio=64, above_latency=2),
+            "k8d0_k64d2",
+            True,
+        ),
+    ],
+)
+def test_a_row_says_what_both_links_were_trained_on(debug_run, tmp_path, mix, cell, name, seen):
+    """By the facts that a run writes, whether its options are the defaults or not."""
+    mix = dataclasses.replace(mix, tasks=("patrol",))
+    config = TrainConfig(debug_run / "corpus", tmp_path, "three_rate", preset="debug", mix=mix)
+    run = assemble(config)
+    facts = json.loads(json.dumps(facts_of(config, run)))
+    trained = Trained("three_rate", variant_of(facts), (), run.network, run.schema, run.tokenizer, {}, facts)
+    assert trained_on(trained, cell) == (name, seen)
+    assert trained.variant == ("" if name == "random" else "fixed")
+    Row(
+        task="patrol",
+        agent="three_rate",
+        trained_at=name,
+        ratio=8,
+        latency=0,
+        train_seed=0,
+        episodes=1,
+        normalised_return=1.0,
+        ci_low=0.0,
+        ci_high=2.0,
+        wall_s=1.0,
+    )
+
+
+def test_what_is_about_another_planner_is_refused_where_there_is_none(debug_run, tmp_path, capsys):
+    given = tiny.training(debug_run / "corpus", tmp_path / "out", steps=2)
+    said = complaint(capsys, "train", *given, "--mix.above-ratios", "8")
+    assert "mix.above-ratios is about a planner above the planner, and two_rate has none: train three_rate" in said
+    run = ["--run", debug_run / "two_rate", "--episodes", "2"]
+    assert "above_latency 3: two_rate has no planner above" in complaint(capsys, "evaluate", *run, "--above-latency", "3")
+    said = complaint(capsys, "evaluate", *run, "--control", "shuffled", "--control-at", "2")
+    assert "has no planner 2 whose plans could be changed" in said
+
+
 def test_a_task_without_such_a_layout_is_named():
     with pytest.raises(ValueError, match="'cue_recall' has no layout of three rates: there are patrol, relayed_goal"):
         layouts_of("cue_recall", "three_rate")
@@ -70,6 +120,8 @@ def test_each_level_is_paid_for_at_its_own_rate():
     tick = tick_flops(config, schema, layout)
     updates = [update_flops(config, schema, layout, level) for level in (1, 2)]
     assert flops_per_tick(config, schema, layout, 8, (64,)) == pytest.approx(tick + updates[0] / 8 + updates[1] / 64)
+    with pytest.raises(ValueError, match="the model has 1 planners above the planner, give each its ticks"):
+        flops_per_tick(config, schema, layout, 8)
 
 
 def three_rates_of(preset: str) -> ModelConfig:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from hierarchy.control.agent import compile_acting
+from hierarchy.control.agent import Agent, compile_acting
 from hierarchy.control.trigger import (
     Evidence,
     Trigger,
@@ -283,3 +283,13 @@ def test_what_cannot_be_is_refused():
         prediction_error(evidence())
     with pytest.raises(ValueError, match="predicts no lifetimes"):
         lifetime_spent(evidence())
+
+
+def test_a_triggered_tick_is_the_program_of_any_other():
+    """I4: who asks for updates does not change what is compiled."""
+    made = needy()
+    agent = Agent(made.acting, made.params, periodic(made.ticks, 4), horizon=made.ticks, tokenizer=Letters())
+    agent.step(agent.begin([0, 1, 2]), observations(episodes(), 0))
+    before = made.acting.tick._cache_size()
+    lived(Trigger(SCORES["entropy"], 4.0))
+    assert made.acting.tick._cache_size() == before

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.tasks import schema_of
+from experiments.ways_to_tick import Point, sized, two_rate
 from hierarchy.control.agent import compile_acting, lay_out
 from hierarchy.layout import BINS, tokens_between, tokens_per_reading, tokens_per_update
 from hierarchy.model import stepwise
@@ -83,6 +84,22 @@ def test_an_update_costs_what_xla_says(preset, task, read):
 @pytest.mark.parametrize(("preset", "task", "read"), CASES)
 def test_a_tick_costs_what_xla_says(preset, task, read, monkeypatch):
     config, schema, layout, network, params = parts(preset, task, read)
+    assert tick_flops(config, schema, layout) == pytest.approx(
+        ticked_by_xla(schema, layout, network, params, monkeypatch), rel=0.05
+    )
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_tick_of_the_operating_point_costs_what_xla_says(at_once, monkeypatch):
+    """Where most of a tick is attention: a token a scalar, and 336 slots."""
+    point = Point()
+    made = two_rate(point, sized("0.5M", point.window), sized("0.5M", point.window), at_once)
+    shapes = jax.eval_shape(made.network.init, jax.random.key(0))
+    expected = ticked_by_xla(made.schema, made.layout, made.network, shapes, monkeypatch)
+    assert tick_flops(made.network.config, made.schema, made.layout) == pytest.approx(expected, rel=0.01)
+
+
+def ticked_by_xla(schema, layout, network, params, monkeypatch) -> float:
     # XLA counts the body of a loop once: the actions' elements are unrolled for it.
     monkeypatch.setattr(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
     cache = jax.eval_shape(lambda: stepwise.controller_cache(network, layout))
@@ -93,8 +110,7 @@ def test_a_tick_costs_what_xla_says(preset, task, read, monkeypatch):
         return stepwise.tick(network, schema, layout, params, cache, read, 1, now, plan.reading, age, key, "argmax")
 
     reading = tokens(tokens_per_reading(layout), schema.controller_atoms)
-    expected = counted_by_xla(tick, params, cache, reading, NUMBER, plan, NUMBER, key)
-    assert tick_flops(config, schema, layout) == pytest.approx(expected, rel=0.05)
+    return counted_by_xla(tick, params, cache, reading, NUMBER, plan, NUMBER, key)
 
 
 def test_what_is_followed_costs_what_xla_says_and_that_is_the_same_at_every_ratio():
