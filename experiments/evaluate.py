@@ -30,7 +30,8 @@ from experiments.rows import Row, append
 from experiments.statistics import mean_interval, normalise
 from experiments.tasks import Collection, Task, find, layouts_of, schema_of
 from experiments.train import TOKENIZER, cache_compilations, first_held_out, lookahead
-from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting
+from hierarchy.control.acting import Acting, compile_acting
+from hierarchy.control.agent import Agent, AgentState
 from hierarchy.control.prompt import read_prompt
 from hierarchy.control.trigger import Trigger, TriggeredAgent
 from hierarchy.corpus.prompts import Prompts, excerpt

@@ -8,7 +8,7 @@ import numpy as np
 
 from envs import loop, recording
 from hierarchy import layout, timeline
-from hierarchy.control.agent import Agent, compile_acting
+from hierarchy.control import acting, agent
 from hierarchy.corpus import codecs, mixture, packing
 from hierarchy.model import config, network
 from hierarchy.training import learner, trainer
@@ -49,8 +49,8 @@ def main(steps=500, count=64):
     model, learning = network.build(config.PRESETS["debug"], schema), learner.LearnerConfig(steps, 0, peak_rate=4e-3)
     load, folder = lambda step: mixture.Loader(batches, 0, step), Path(tempfile.mkdtemp())
     trained = trainer.train(model, learning, trainer.TrainerConfig(), load, [], folder)
-    agent = Agent(compile_acting(model, schema, "point"), trained.params, timeline.periodic(32, ratio=8), horizon=32)
-    acted = loop.returns(loop.run([Point() for _ in range(count)], agent, range(count)))
+    pilot = agent.Agent(acting.compile_acting(model, schema, "point"), trained.params, timeline.periodic(32, ratio=8), horizon=32)
+    acted = loop.returns(loop.run([Point() for _ in range(count)], pilot, range(count)))
     scale = ([episode.reward.sum() for episode in record(share, count)] for share in (1.0, 0.0))
     return {name: float(np.mean(each)) for name, each in zip(("random", "expert", "agent"), (*scale, acted), strict=True)}
 

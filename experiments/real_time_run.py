@@ -22,7 +22,7 @@ from experiments.evaluate import FIRST_SEED, load
 from experiments.tasks import find, schema_of
 from experiments.train import cache_compilations
 from hierarchy.control import priority
-from hierarchy.control.agent import compile_acting
+from hierarchy.control.acting import compile_acting
 from hierarchy.control.clock import Clock
 from hierarchy.control.driver import Driven
 from hierarchy.control.harm import Harm

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hierarchy.control.agent import Acting, ahead_of_time, compile_acting, lay_out
+from hierarchy.control.acting import Acting, ahead_of_time, compile_acting, lay_out
 from hierarchy.layout import (
     CONTINUOUS_START,
     EMPTY,

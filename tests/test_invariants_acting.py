@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hierarchy.batch import Batch
-from hierarchy.control.agent import Agent, compile_acting
+from hierarchy.control.acting import compile_acting
+from hierarchy.control.agent import Agent
 from hierarchy.corpus.codecs import decode, encode
 from hierarchy.corpus.packing import pack
 from hierarchy.corpus.segment import encode_episode

@@ -1,15 +1,14 @@
 """The agent: any loop gives it observations and takes actions; the timeline says when the planner runs and which plan is seen."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hierarchy.batch import Patches
+from hierarchy.control.acting import Acting, beside_controller, lay_out, repeat
 from hierarchy.corpus.codecs import from_unit, intervals
 from hierarchy.corpus.reading import (
     History,
@@ -27,7 +26,6 @@ from hierarchy.layout import (
     Field,
     Image,
     Layout,
-    Schema,
     images,
     planner_name,
     readers,
@@ -38,113 +36,12 @@ from hierarchy.layout import (
     words,
 )
 from hierarchy.model import stepwise
-from hierarchy.model.network import Network, Reading
+from hierarchy.model.network import Reading
 from hierarchy.timeline import NO_PLAN, Timeline, age, visible
 from modules.transformer import Cache
 
 Intervention = Callable[[int, jax.Array], jax.Array]
 """From update j and its plan vectors [B, P, plan_width] to the vectors that the level below gets instead."""
-
-
-class Thinking(NamedTuple):
-    """The compiled functions of a planner above the planner."""
-
-    update: Callable[..., Any]
-    read: Callable[..., Any]
-    no_plan: Callable[..., Any]
-
-
-class Devices(NamedTuple):
-    """Where planner and controller run."""
-
-    planner: jax.Device
-    controller: jax.Device
-
-
-class Weights(NamedTuple):
-    """Parameters where they are used. update: all of them, beside the planner. tick: those that a tick reads, beside the
-    controller; a call looks at every array that it is given, and a tick is short."""
-
-    update: hk.Params
-    tick: hk.Params
-
-
-class Acting(NamedTuple):
-    """The compiled functions of one layout, batched over B episodes. Built once; every timeline and episode reuses them.
-
-    devices: None leaves everything where JAX puts it. above: of the planners above the planner, the nearest first.
-    """
-
-    network: Network
-    schema: Schema
-    layout: Layout
-    update: Callable[..., Any]
-    follow: Callable[..., Any]
-    look: Callable[..., Any]
-    read: Callable[..., Any]
-    no_plan: Callable[..., Any]
-    tick: Callable[..., Any]
-    devices: Devices | None = None
-    above: tuple[Thinking, ...] = ()
-
-
-@functools.lru_cache(64)
-def compile_acting(
-    network: Network, schema: Schema, name: str, decoding: stepwise.Decoding = "mean", devices: Devices | None = None
-) -> Acting:
-    """Returns the acting functions of layout `name`, made once. Caches given to them are donated, and updated in place.
-
-    decoding: "sample" draws an id, "argmax" takes the likeliest, "mean" takes the mean over bins of a bounded action.
-    """
-    layout = schema[name]
-
-    def thinking(level: int) -> Thinking:
-        # A planner under another one is given what it sees of that one's plans, and their age.
-        seen = (0, None) if level <= len(layout.above) else ()
-
-        def update(params, cache, tokens, chunks, now, *seen):
-            return stepwise.update(network, layout, params, cache, tokens, chunks, now, level, *seen)
-
-        def read(params, vectors):
-            return stepwise.as_plan(network, params, vectors, level)
-
-        return Thinking(
-            jax.jit(jax.vmap(update, in_axes=(None, 0, 0, None, None, *seen)), donate_argnums=1),
-            jax.jit(jax.vmap(read, in_axes=(None, 0))),
-            jax.jit(lambda params: stepwise.no_plan(network, params, level)),
-        )
-
-    def follow(params, cache, tokens, first, ticks):
-        return stepwise.follow(network, layout, params, cache, tokens, first, ticks)
-
-    def look(params, cache, tokens, patches, now):
-        return stepwise.look(network, layout, params, cache, tokens, patches, now)
-
-    def tick(params, cache, packed, reading):
-        # The clock is one for all episodes: told apart from them, it keeps writing to the cache in place.
-        _, chunks, now, _, _ = stepwise.unpack_tick(packed[0], schema.controller_atoms)
-
-        def one(cache, packed, reading):
-            tokens, _, _, since, seed = stepwise.unpack_tick(packed, schema.controller_atoms)
-            key = jax.random.fold_in(jax.random.key(seed.astype(jnp.uint32)), now)
-            return stepwise.tick(network, schema, layout, params, cache, tokens, chunks, now, reading, since, key, decoding)
-
-        return jax.vmap(one)(cache, packed, reading)
-
-    planner, *above = (thinking(level) for level in range(1, 2 + len(layout.above)))
-    return Acting(
-        network,
-        schema,
-        layout,
-        planner.update,
-        jax.jit(jax.vmap(follow, in_axes=(None, 0, 0, None, None)), donate_argnums=1),
-        jax.jit(jax.vmap(look, in_axes=(None, 0, 0, 0, None)), donate_argnums=1),
-        planner.read,
-        planner.no_plan,
-        jax.jit(tick, donate_argnums=1),
-        devices,
-        tuple(above),
-    )
 
 
 class Standing(NamedTuple):
@@ -153,39 +50,6 @@ class Standing(NamedTuple):
     cache: Cache
     plans: dict[int, stepwise.Plan]
     updates: int
-
-
-def lay_out(acting: Acting, params: hk.Params) -> Weights:
-    """Returns the parameters where they are used."""
-    tick = {name: leaves for name, leaves in params.items() if name.startswith("controller/") and PLAN_SIDE not in name}
-    if acting.devices is None:
-        return Weights(params, tick)
-    return Weights(jax.device_put(params, acting.devices.planner), jax.device_put(tick, acting.devices.controller))
-
-
-PLAN_SIDE = "/~read_plan/"
-"""The controller's modules that run once an update, beside the planner."""
-
-
-def ahead_of_time(acting: Acting, weights: Weights, batch: int = 1) -> Acting:
-    """Returns acting functions whose tick is compiled now, for `batch` episodes; it raises TypeError for any other number."""
-    network, layout = acting.network, acting.layout
-    size, room = tokens_per_reading(layout), stepwise.controller_room(network, layout)
-    tokens = size + -(-room.words // size) * size
-    packed = np.zeros((batch, stepwise.HEADER + 2 * tokens * acting.schema.controller_atoms), np.int32)
-    cache = _repeat(stepwise.controller_cache(network, layout), batch)
-    reading = None if network.config.planner is None else _repeat(acting.no_plan(weights.update).reading, batch)
-    cache, reading = _beside_controller(acting, (cache, reading))
-    return acting._replace(tick=acting.tick.lower(weights.tick, cache, packed, reading).compile())
-
-
-def _beside_controller(acting: Acting, tree):
-    """Returns arrays where the controller runs."""
-    return tree if acting.devices is None else jax.device_put(tree, acting.devices.controller)
-
-
-def _repeat(tree, batch: int):
-    return jax.tree.map(lambda x: jnp.repeat(x[None], batch, axis=0), tree)
 
 
 class AgentState(NamedTuple):
@@ -314,7 +178,7 @@ class Agent:
         """Runs the update that is due; its plan waits in `plans` until the timeline makes it visible."""
         j = self._update_at[state.tick]
         plan, state = think(self.acting, self.weights.update, state, seen=self._seen(state, 1))
-        return state._replace(plans=state.plans | {j: _beside_controller(self.acting, self._intervened(1, j, plan))})
+        return state._replace(plans=state.plans | {j: beside_controller(self.acting, self._intervened(1, j, plan))})
 
     def _update_above(self, state: AgentState) -> AgentState:
         """Runs the updates that are due above the planner, slowest first, and lets go of plans that were overtaken."""
@@ -332,8 +196,7 @@ class Agent:
     def _intervened(self, level: int, j: int, plan: stepwise.Plan) -> stepwise.Plan:
         if self._intervention is None or level != self._intervene_at:
             return plan
-        read = self.acting.read if level == 1 else self.acting.above[level - 2].read
-        return read(self.weights.update, self._intervention(j, plan.vectors))
+        return self.acting.thinking(level).read(self.weights.update, self._intervention(j, plan.vectors))
 
     def _seen(self, state: AgentState, level: int) -> tuple[Reading, np.int32] | tuple[()]:
         """Returns what a planner sees of the plans of the level above: the newest visible one, and its age."""
@@ -354,18 +217,16 @@ def begin(acting: Acting, params: hk.Params, seeds: Sequence[int], tokenizer: Pi
         for reader, fields in readers(layout).items()
     }
     above = (
-        Standing(
-            _repeat(stepwise.planner_cache(network, layout, level), batch), {NO_PLAN: _repeat(each.no_plan(params), batch)}, 0
-        )
+        Standing(repeat(stepwise.planner_cache(network, layout, level), batch), {NO_PLAN: repeat(each.no_plan(params), batch)}, 0)
         for level, each in enumerate(acting.above, start=2)
     )
     return AgentState(
         tick=0,
         seeds=np.asarray(seeds, np.uint32),
         history=History(acting.schema, layout.name, batch, tokenizer),
-        planner=_repeat(stepwise.planner_cache(network, layout), batch) if has_planner else None,
-        controller=_beside_controller(acting, _repeat(stepwise.controller_cache(network, layout), batch)),
-        plans={NO_PLAN: _beside_controller(acting, _repeat(acting.no_plan(params), batch)) if has_planner else None},
+        planner=repeat(stepwise.planner_cache(network, layout), batch) if has_planner else None,
+        controller=beside_controller(acting, repeat(stepwise.controller_cache(network, layout), batch)),
+        plans={NO_PLAN: beside_controller(acting, repeat(acting.no_plan(params), batch)) if has_planner else None},
         heard=nothing,
         previous_action=None,
         decoded=None,
@@ -391,7 +252,7 @@ def think(
     """
     reader = planner_name(level)
     if level > 1:
-        standing, update = state.above[level - 2], acting.above[level - 2].update
+        standing, update = state.above[level - 2], acting.thinking(level).update
         tokens, chunks, heard = _tokens(state, reader, acting, np.zeros(len(state.seeds), np.int32))
         cache, plan = update(params, standing.cache, tokens, chunks, state.time, *seen)
         state = _with_above(state, level, cache=cache, updates=standing.updates + 1)

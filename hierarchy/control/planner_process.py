@@ -21,7 +21,8 @@ from typing import Literal
 import haiku as hk
 import numpy as np
 
-from hierarchy.control.agent import Acting, AgentState, begin, think
+from hierarchy.control.acting import Acting
+from hierarchy.control.agent import AgentState, begin, think
 from hierarchy.control.link import WARM_UP, Arrived, Event, Link, Orders
 from hierarchy.control.monitor import Line, Monitor
 from hierarchy.control.priority import lower_priority, pin

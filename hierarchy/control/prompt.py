@@ -6,7 +6,8 @@ import haiku as hk
 import jax
 import numpy as np
 
-from hierarchy.control.agent import Acting, AgentState, act, begin, lay_out, think
+from hierarchy.control.acting import Acting, lay_out
+from hierarchy.control.agent import AgentState, act, begin, think
 from hierarchy.corpus.reading import Pieces
 from hierarchy.episode import Episode
 from hierarchy.timeline import NO_PLAN, Timeline, age, on_time

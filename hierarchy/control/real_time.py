@@ -15,7 +15,8 @@ import numpy as np
 from dm_env import specs
 from jax.flatten_util import ravel_pytree
 
-from hierarchy.control.agent import Acting, AgentState, act, ahead_of_time, begin, lay_out
+from hierarchy.control.acting import Acting, ahead_of_time, lay_out
+from hierarchy.control.agent import AgentState, act, begin
 from hierarchy.control.clock import Clock
 from hierarchy.control.link import NOBODY, WARM_UP, Arrived, Link, Orders, Refusal
 from hierarchy.control.monitor import Monitor

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hierarchy.control.agent import Acting, AgentState, act, begin, lay_out, think
+from hierarchy.control.acting import Acting, lay_out
+from hierarchy.control.agent import AgentState, act, begin, think
 from hierarchy.corpus.reading import Pieces
 from hierarchy.corpus.segment import predicted_values
 from hierarchy.layout import LIVES, followed, words

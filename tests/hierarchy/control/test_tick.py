@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from hierarchy.control.agent import Agent, ahead_of_time, lay_out
+from hierarchy.control.acting import ahead_of_time, lay_out
+from hierarchy.control.agent import Agent
 from hierarchy.model import stepwise
 from hierarchy.timeline import periodic
 from tests.hierarchy.corpus.corpus_toys import Letters
@@ -17,7 +18,8 @@ from tests.hierarchy.model.two_rate_toys import Toy, agent_of, observations, toy
 
 PLACED = """
 import jax, numpy as np
-from hierarchy.control.agent import Agent, Devices, compile_acting
+from hierarchy.control.acting import Devices, compile_acting
+from hierarchy.control.agent import Agent
 from hierarchy.timeline import periodic
 from tests.hierarchy.corpus.corpus_toys import Letters
 from tests.hierarchy.model.two_rate_toys import live, toy, world

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from hierarchy.control.agent import Agent, compile_acting
+from hierarchy.control.acting import compile_acting
+from hierarchy.control.agent import Agent
 from hierarchy.control.trigger import (
     Evidence,
     Trigger,

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.tasks import schema_of
 from experiments.ways_to_tick import Point, sized, two_rate
-from hierarchy.control.agent import compile_acting, lay_out
+from hierarchy.control.acting import compile_acting, lay_out
 from hierarchy.layout import BINS, tokens_between, tokens_per_reading, tokens_per_update
 from hierarchy.model import stepwise
 from hierarchy.model.config import PRESETS

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from hierarchy.batch import Batch
-from hierarchy.control.agent import Acting, Agent, AgentState, compile_acting
+from hierarchy.control.acting import Acting, compile_acting
+from hierarchy.control.agent import Agent, AgentState
 from hierarchy.corpus.packing import AbovePacking, Packing, fill
 from hierarchy.corpus.segment import HEADS, Segment, cut, encode_episode
 from hierarchy.episode import Episode
