@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.updates_by_need import NeedConfig, need, updates_of
+from experiments.need_rows import updates_of
+from experiments.updates_by_need import NeedConfig, need
 
 pytestmark = pytest.mark.long
 

@@ -5,20 +5,9 @@ import numpy as np
 import pytest
 
 from experiments.evaluate import Trained
+from experiments.need_rows import TASK, draw, load_rows, updates_of, write_rows
 from experiments.tasks import schema_of
-from experiments.updates_by_need import (
-    TASK,
-    Closed,
-    base_rate,
-    calibrated,
-    draw,
-    held_out,
-    load_rows,
-    reference,
-    row_of,
-    updates_of,
-    write_rows,
-)
+from experiments.updates_by_need import Closed, base_rate, calibrated, held_out, reference, row_of
 from hierarchy.model.config import PRESETS
 from hierarchy.model.network import build
 
