@@ -1,4 +1,4 @@
-"""A chain of planners: what each costs, what it is made of, and that two levels are what they were."""
+"""A chain of planners: what each costs, and what it is made of."""
 
 import dataclasses
 import functools
