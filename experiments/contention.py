@@ -192,6 +192,7 @@ def told(found: dict[str, Any]) -> str:
     """Returns a run in a few words."""
     duty = "" if found["planner_duty"] is None else f", planner computed {100 * found['planner_duty']:.0f}%"
     elsewhere = "" if found["elsewhere"] is None else f", other programs {100 * found['elsewhere']:.0f}% of the machine"
+    elsewhere += f", {100 * found['stolen']:.1f}% stolen by its host" if found["stolen"] else ""
     return f"tick p99 {found['tick_ms']['p99']:.2f} ms, {found['missed']} of {found['ticks']} missed{duty}{elsewhere}"
 
 

@@ -21,8 +21,9 @@ from envs.loop import episodes, first_step, flat_spec, run, stack
 from experiments.evaluate import FIRST_SEED, load
 from experiments.tasks import find, schema_of
 from experiments.train import cache_compilations
-from hierarchy.control import priority
+from hierarchy.control import priority, usage
 from hierarchy.control.acting import compile_acting
+from hierarchy.control.awake import Awake
 from hierarchy.control.clock import Clock
 from hierarchy.control.driver import Driven
 from hierarchy.control.harm import Harm
@@ -30,7 +31,6 @@ from hierarchy.control.link import Event, Link
 from hierarchy.control.monitor import Monitor, misses, shown, summary
 from hierarchy.control.planner_process import Pace, Parts, Patience, PlannerBeside, PlannerWithin
 from hierarchy.control.real_time import Late, RealTimeAgent, reading_size
-from hierarchy.control.usage import machine_s, process_s
 from hierarchy.corpus import text
 from hierarchy.episode import Episode
 from hierarchy.model.config import PRESETS
@@ -57,7 +57,8 @@ class RealTimeConfig:
 
     planner: beside in a process, or in a thread where there can be none; or in the controller's own loop, which waits for it, to
     compare with. world: here, or in a process that goes on by its own clock as a robot does. wait_for_first: tick 0 waits for the
-    first plan. priority: of the controller, where real-time priority is permitted.
+    first plan. priority: of the controller, where real-time priority is permitted. awake: whether its core, where it has one to
+    itself, is kept from halting between ticks.
 
     duty: share of the time that the planner computes, needed or not; 0 for one that does nothing. late_share, late_s: share of
     plans, drawn at random, that are held back by up to so many seconds. harm: how often the planner is killed, stopped, paused,
@@ -80,6 +81,7 @@ class RealTimeConfig:
     world: Literal["here", "process"] = "here"
     wait_for_first: bool = False
     priority: Literal["real_time", "usual"] = "real_time"
+    awake: bool = True
     duty: float | None = None
     late_share: float = 0.0
     late_s: float = 0.0
@@ -158,7 +160,8 @@ class Run:
     """A real-time run: what was composed for it, and after `fly` what happened.
 
     events: what became of the planner. planner_s, elsewhere_s: CPU seconds of the flight that the planner used (None where it is
-    not one process throughout), and that went to neither the controller nor the planner. failed: what ended it, if something did.
+    not one process throughout), and that went to neither the controller nor the planner. stolen_s: see `usage.stolen_s`. failed:
+    what ended it, if something did.
     """
 
     def __init__(
@@ -167,10 +170,11 @@ class Run:
         make: Callable[[], Parts],
         environment: dm_env.Environment,
         tell: Callable[[str], None] = lambda line: None,
+        awake: Awake | None = None,
     ):
         period_s = 1 / config.hz if config.hz else 0.0
         horizon = config.ticks or find(config.task).ticks
-        self.config, self.environment, self._tell = config, environment, tell
+        self.config, self.environment, self._tell, self._awake = config, environment, tell, awake or Awake([])
         acting, params, tokenizer = make()
         self.network, self.safe = acting.network, safe_action(environment)
         self.monitor, self.clock = Monitor(config.limit or horizon * config.episodes, period_s), Clock(period_s)
@@ -208,6 +212,7 @@ class Run:
         self.events: list[Event] = []
         self.planner_s: float | None = None
         self.elsewhere_s: float | None = None
+        self.stolen_s: float | None = None
         self.lasted_s = 0.0
         self.failed: Exception | None = None
 
@@ -276,7 +281,7 @@ class Run:
     def _measured(self) -> Iterator[None]:
         """Notes what the planner and others use of the processors meanwhile."""
         living = None if self.link is None else self.link.living()
-        before, began = _used(living), time.monotonic()
+        before, kept, stolen, began = _used(living), self._awake.used_s(), usage.stolen_s(), time.monotonic()
         try:
             yield
         finally:
@@ -284,13 +289,14 @@ class Run:
             own, planner, machine = (b - a if a is not None and b is not None else None for a, b in zip(before, after))
             self.planner_s = planner if same and self.config.planner == "process" else None
             if machine is not None:
-                self.elsewhere_s = max(0.0, machine - own - (self.planner_s or 0.0))
+                self.elsewhere_s = max(0.0, machine - own - (self.planner_s or 0.0) - (self._awake.used_s() - kept))
+                self.stolen_s = usage.stolen_s() - stolen
             self.lasted_s = time.monotonic() - began
 
 
 def _used(living: tuple[int, int] | None) -> tuple[float | None, ...]:
     """Returns the CPU seconds so far of this process, of the planner's and of all."""
-    return process_s(os.getpid()), None if living is None else process_s(living[1]), machine_s()
+    return usage.process_s(os.getpid()), None if living is None else usage.process_s(living[1]), usage.machine_s()
 
 
 @contextlib.contextmanager
@@ -334,10 +340,11 @@ def execute(config: RealTimeConfig, tokenizer: Path | None, tell: Callable[[str]
     make = functools.partial(parts, config.weights, config.task, tokenizer, Path("runs/.jax_cache").absolute())
     world = functools.partial(world_of, config.task)
     environment = Driven(world, 1 / config.hz if config.hz else 0.0, others) if config.world == "process" else world()
+    # A core that others share is theirs to keep busy.
+    alone = own if config.awake and config.hz and config.planner != "thread" and own != others else []
     try:
-        flown = Run(config, make, environment, tell)
-        flown.notes.append(pinned)
-        with flown.beside(make, others) as planner:
+        with Awake(alone) as awake, (flown := Run(config, make, environment, tell, awake)).beside(make, others) as planner:
+            flown.notes += [pinned, awake.note]
             try:
                 flown.fly()
             except Exception as error:
@@ -365,6 +372,7 @@ def figures(flown: Run) -> dict[str, Any]:
         "harm": harm_done(flown) if flown.harm is not None else None,
         "planner_duty": None if flown.planner_s is None else flown.planner_s / flown.lasted_s,
         "elsewhere": None if flown.elsewhere_s is None else flown.elsewhere_s / flown.lasted_s / cores,
+        "stolen": None if flown.stolen_s is None else flown.stolen_s / flown.lasted_s / cores,
         "world_held": getattr(flown.environment, "held", None),
         "notes": flown.notes,
     }

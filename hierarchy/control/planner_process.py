@@ -125,7 +125,7 @@ class Thinker:
         self._acting, self._params, self._tokenizer = acting, params, tokenizer
         self._link, self._generation = link, generation
         self._fresh: AgentState | None = None
-        self._spare: AgentState | None = None
+        self._spare: tuple[AgentState, tuple[dict[str, np.ndarray], np.ndarray]] | None = None
         self._start(WARM_UP, np.zeros(link.horizon, bool))
 
     def prepare(self) -> None:
@@ -166,15 +166,17 @@ class Thinker:
         return Arrived(self.episode, self._generation, self.last, began, ended, held_back, self._read.copy(), reading)
 
     def rehearse(self) -> None:
-        """Computes what an update computes, on the first observation over and over: the plan is nobody's."""
-        row = self._link.seen(0)
-        if row is None:
-            return
-        if self._spare is None or self._spare.history.ticks == self._link.horizon:
-            self._spare = begin(self._acting, self._params, [0], self._tokenizer)
-        history = self._spare.history
-        history.append(row[0], row[1] if history.ticks else None)
-        plan, self._spare = think(self._acting, self._params, self._spare._replace(tick=history.ticks - 1))
+        """Computes what an update computes, on one first observation over and over: the plan is nobody's."""
+        if self._spare is None or self._spare[0].history.ticks == self._link.horizon:
+            row = self._link.seen(0)
+            if row is None:
+                return
+            self._spare = begin(self._acting, self._params, [0], self._tokenizer), row
+        # That of a later episode would be told beside it, and words of many episodes have no room.
+        state, (seen, action) = self._spare
+        state.history.append(seen, action if state.history.ticks else None)
+        plan, state = think(self._acting, self._params, state._replace(tick=state.history.ticks - 1))
+        self._spare = state, (seen, action)
         packed(plan.reading)
 
     def _think(self) -> np.ndarray:

@@ -16,8 +16,23 @@ def process_s(process: int) -> float | None:
 
 def machine_s() -> float | None:
     """Returns CPU seconds that all programs have used so far, on all cores together."""
+    found = _all()
+    if found is None:
+        return None
+    user, nice, system, _, _, irq, soft, _ = found
+    return user + nice + system + irq + soft
+
+
+def stolen_s() -> float | None:
+    """Returns the seconds so far in which a virtual machine's cores were to run, and its host ran others; 0 on a real machine."""
+    found = _all()
+    return None if found is None else found[-1]
+
+
+def _all() -> tuple[float, ...] | None:
+    """CPU seconds of all cores: user, nice, system, idle, waiting for disks, interrupts, soft ones, stolen."""
     try:
-        user, nice, system, _, _, irq, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+        ticks = Path("/proc/stat").read_text().split()[1:9]
     except OSError:
         return None
-    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+    return tuple(int(each) / os.sysconf("SC_CLK_TCK") for each in ticks)

@@ -315,3 +315,16 @@ def test_past_its_horizon_an_agent_says_so():
     bench.tick()
     with pytest.raises(ValueError, match="tick 2 is past the agent's horizon of 2 ticks: give it a longer one"):
         bench.tick()
+
+
+def test_a_rehearsed_update_is_told_of_one_episode_alone():
+    """Episodes go on meanwhile, each with words of its own; together they would have no room."""
+    bench = Bench(40)
+    thinker, nothing = bench.thinker(), np.zeros((1, 3), np.float32)
+    for episode in range(1, 100):
+        said = {
+            name: np.array([chr(97 + episode % 26) * 6], object) for name, value in seen_at(0).items() if value.dtype == object
+        }
+        assert said
+        bench.link.show(episode, 0, seen_at(0) | said, nothing)
+        thinker.rehearse()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hierarchy.control.usage import machine_s, process_s
+from hierarchy.control.usage import machine_s, process_s, stolen_s
 
 pytestmark = pytest.mark.skipif(machine_s() is None, reason="this system does not tell what its processors do")
 
@@ -22,6 +22,11 @@ def test_computing_counts_and_sleeping_does_not():
     before = process_s(os.getpid())
     time.sleep(0.3)
     assert process_s(os.getpid()) - before <= 0.05
+
+
+def test_what_is_stolen_never_comes_back():
+    first = stolen_s()
+    assert 0 <= first <= stolen_s()
 
 
 def test_a_process_that_is_gone_has_none():
