@@ -206,14 +206,15 @@ def _product(multiplied: bool, call, args, kwargs, context):
         return call(*args, **kwargs)
     (x,) = args
     w = hk.get_parameter("w", (x.shape[-1], context.module.output_size), init=None)
-    scale = hk.get_parameter("scale", w.shape[1:], init=None) if w.dtype == jnp.int8 else jnp.ones(w.shape[1:])
+    bias = hk.get_parameter("b", w.shape[1:], init=None) if context.module.with_bias else 0.0
+    scale = hk.get_parameter("scale", w.shape[1:], init=None) if w.dtype == jnp.int8 else 1.0
     if not multiplied:
-        return (x @ w.astype(jnp.float32)) * scale
+        return (x @ w.astype(jnp.float32)) * scale + bias
     if w.dtype == jnp.bfloat16:
-        return jnp.matmul(x.astype(jnp.bfloat16), w, preferred_element_type=jnp.float32)
+        return jnp.matmul(x.astype(jnp.bfloat16), w, preferred_element_type=jnp.float32) + bias
     each = jnp.maximum(jnp.abs(x).max(axis=-1, keepdims=True), 1e-12) / 127
     rounded = jnp.round(x / each).astype(jnp.int8)
-    return jnp.matmul(rounded, w, preferred_element_type=jnp.int32).astype(jnp.float32) * each * scale
+    return jnp.matmul(rounded, w, preferred_element_type=jnp.int32).astype(jnp.float32) * each * scale + bias
 
 
 def _in_one_call(model: Model, call: Callable[..., Any], weights: hk.Params) -> Way:

@@ -19,7 +19,7 @@ while os.getppid() == parent:
 
 
 class Awake:
-    """Keeps cores busy while it is entered, with a process each that gives way to every other (SCHED_IDLE) and ends with this one.
+    """Keeps cores busy while it is entered, by a process each that gives way to every other (SCHED_IDLE) and ends with this one.
 
     note: what was done, or why nothing was.
     """
