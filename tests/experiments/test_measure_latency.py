@@ -136,7 +136,7 @@ def test_an_agent_is_soaked_for_three_episodes_at_least():
 def test_fewer_bits_give_nearly_the_same_actions_and_not_the_same(bits, multiplied):
     made = model()
     ways = {OURS: ways_to_tick.one_call_a_tick(made), "fewer": ways_to_tick.in_fewer_bits(made, bits, multiplied)}
-    assert 1e-6 < agree(ways, OURS, 9)["fewer"] < 0.1
+    assert 1e-6 < agree(ways, OURS, 9)["fewer"] < {"bfloat16": 0.05, "int8": 0.2}[bits]
 
 
 @pytest.mark.parametrize(("wrong", "said"), [({"action": 0}, "action is 0: it is at least 1"), ({"window": -1}, "window is -1")])
