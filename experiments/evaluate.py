@@ -30,7 +30,7 @@ from experiments.rows import Row, append
 from experiments.statistics import mean_interval, normalise
 from experiments.tasks import Collection, Task, find, layouts_of, schema_of
 from experiments.train import TOKENIZER, cache_compilations, first_held_out, lookahead
-from hierarchy.control.acting import Acting, compile_acting
+from hierarchy.control.acting import Acting, Precision, compile_acting
 from hierarchy.control.agent import Agent, AgentState
 from hierarchy.control.prompt import read_prompt
 from hierarchy.control.trigger import Trigger, TriggeredAgent
@@ -69,9 +69,9 @@ class Trained:
     params: dict
     facts: dict
 
-    def acting(self, layout: str, decoding: Decoding) -> Acting:
+    def acting(self, layout: str, decoding: Decoding, precision: Precision = "float32") -> Acting:
         """Returns the compiled acting functions of one layout."""
-        return compile_acting(self.network, self.schema, layout, decoding)
+        return compile_acting(self.network, self.schema, layout, decoding, precision=precision)
 
     def layout(self, task: str, cell: "Cell") -> Layout:
         """Returns the layout of a task that a cell needs. Raises ValueError for ticks ahead that were not trained."""
@@ -92,9 +92,10 @@ class Trained:
         control: Control = "none",
         control_at: int = 1,
         above: Sequence[Timeline] = (),
+        precision: Precision = "float32",
     ) -> Agent:
         """Returns an agent on a timeline, or one a link. name: of the layout; it is the task's but for agents that look ahead."""
-        acting, changed = self.acting(name, decoding), intervention(control)
+        acting, changed = self.acting(name, decoding, precision), intervention(control)
         how = {"tokenizer": self.tokenizer, "intervention": changed, "intervene_at": control_at, "above": above}
         return Agent(acting, self.params, timeline, horizon=horizon, **how)
 
@@ -194,10 +195,10 @@ def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     horizon, above = acted(task).ticks, above_of(trained, task, cell)
     if above:
         lower = periodic(horizon, cell.ratio, cell.latency)
-        return trained.agent(task, lower, horizon, cell.decoding, cell.control, cell.control_at, above)
+        return trained.agent(task, lower, horizon, cell.decoding, cell.control, cell.control_at, above, cell.precision)
 
     def own(timeline: Timeline, layout: str = task, control: Control = "none") -> Policy:
-        made = trained.agent(layout, timeline, horizon, cell.decoding, control, cell.control_at)
+        made = trained.agent(layout, timeline, horizon, cell.decoding, control, cell.control_at, precision=cell.precision)
         return Prompted(made, functools.partial(prompt, trained, cell, timeline)) if cell.prompt else made
 
     if trained.lookahead:
@@ -220,7 +221,7 @@ def prompt(trained: Trained, cell: "Cell", timeline: Timeline, state: AgentState
     if cell.prompt not in trained.facts["tasks"]:
         raise ValueError(f"a prompt of {cell.prompt!r}: the run was trained on {', '.join(trained.facts['tasks'])}")
     shown = demonstrations(Path(trained.facts["corpus"]) / cell.prompt, tuple(state.seeds.tolist()), cell.prompt_ticks)
-    acting = trained.acting(trained.layout(cell.prompt, cell).name, cell.decoding)
+    acting = trained.acting(trained.layout(cell.prompt, cell).name, cell.decoding, cell.precision)
     return read_prompt(acting, trained.params, state, shown, timeline, trained.tokenizer)
 
 
@@ -260,6 +261,8 @@ class Cell:
     brings it `latency` ticks late. control: what is done to the plan. decoding: how an action follows from its logits. prompt:
     the task of the demonstration that is read before tick 0, none by default; prompt_ticks: how long it is.
 
+    precision: of the controller's products.
+
     above_ratio, above_latency: of the planner above the planner, in ticks as well; None for an agent that has none. control_at:
     whose plans `control` is done to, 1 for the planner's, 2 for those of the planner above it."""
 
@@ -270,6 +273,7 @@ class Cell:
     decoding: Decoding = "mean"
     prompt: str = ""
     prompt_ticks: int = Prompts.ticks
+    precision: Precision = "float32"
     above_ratio: int | None = None
     above_latency: int = 0
     control_at: int = 1
@@ -319,7 +323,8 @@ def variant_in_rows(trained: Trained, cell: Cell) -> str:
     after = cell.prompt and f"after_{cell.prompt}_{cell.prompt_ticks}"
     above = f"above_k{cell.above_ratio}d{cell.above_latency}" if cell.above_ratio else ""
     at = f"control_at_{cell.control_at}" if cell.control != "none" and cell.control_at > 1 else ""
-    return "+".join(filter(None, (cell.agent and trained.name, trained.variant, above, at, after)))
+    precision = "" if cell.precision == "float32" else cell.precision
+    return "+".join(filter(None, (cell.agent and trained.name, trained.variant, precision, above, at, after)))
 
 
 def above_ratios(cell: Cell) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import haiku as hk
 import jax
@@ -12,6 +12,9 @@ import numpy as np
 from hierarchy.layout import Layout, Schema, tokens_per_reading
 from hierarchy.model import stepwise
 from hierarchy.model.network import Network
+
+Precision = Literal["float32", "bfloat16"]
+"""Of what the controller's matrices are kept in, and multiply; sums are float32, and so is all that is no product."""
 
 
 class Thinking(NamedTuple):
@@ -40,7 +43,8 @@ class Weights(NamedTuple):
 class Acting(NamedTuple):
     """The compiled functions of one layout, batched over B episodes. Built once; every timeline and episode reuses them.
 
-    devices: None leaves everything where JAX puts it. above: of the planners above the planner, the nearest first.
+    devices: None leaves everything where JAX puts it. above: of the planners above the planner, the nearest first. precision: of
+    the tick.
     """
 
     network: Network
@@ -54,6 +58,7 @@ class Acting(NamedTuple):
     tick: Callable[..., Any]
     devices: Devices | None = None
     above: tuple[Thinking, ...] = ()
+    precision: Precision = "float32"
 
     def thinking(self, level: int) -> Thinking:
         """Returns the functions of one planner: level 1 plans for the controller, 2 for that planner, and so on."""
@@ -62,12 +67,23 @@ class Acting(NamedTuple):
 
 @functools.lru_cache(64)
 def compile_acting(
-    network: Network, schema: Schema, name: str, decoding: stepwise.Decoding = "mean", devices: Devices | None = None
+    network: Network,
+    schema: Schema,
+    name: str,
+    decoding: stepwise.Decoding = "mean",
+    devices: Devices | None = None,
+    precision: Precision = "float32",
 ) -> Acting:
     """Returns the acting functions of layout `name`, made once. Caches given to them are donated, and updated in place.
 
     decoding: "sample" draws an id, "argmax" takes the likeliest, "mean" takes the mean over bins of a bounded action.
+    precision: of the tick; other than float32 it is no longer what the parallel pass computes, but near it.
+
+    Raises:
+        ValueError: there is no such precision.
     """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}: it is one of {', '.join(get_args(Precision))}")
     layout = schema[name]
 
     def thinking(level: int) -> Thinking:
@@ -113,10 +129,30 @@ def compile_acting(
         jax.jit(jax.vmap(look, in_axes=(None, 0, 0, 0, None)), donate_argnums=1),
         planner.read,
         planner.no_plan,
-        jax.jit(tick, donate_argnums=1),
+        jax.jit(tick if precision == "float32" else in_bfloat16(tick), donate_argnums=1),
         devices,
         tuple(above),
+        precision,
     )
+
+
+def in_bfloat16(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function whose linear layers round what they multiply to bfloat16, where their matrices are."""
+
+    def product(call, args, kwargs, context):
+        if type(context.module) is not hk.Linear or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        (x,) = args
+        w = hk.get_parameter("w", (x.shape[-1], context.module.output_size), init=None)
+        bias = hk.get_parameter("b", w.shape[1:], init=None) if context.module.with_bias else 0.0
+        return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=jnp.float32) + bias
+
+    @functools.wraps(function)
+    def run(*arguments):
+        with hk.intercept_methods(product):
+            return function(*arguments)
+
+    return run
 
 
 PLAN_SIDE = "/~read_plan/"
@@ -126,6 +162,10 @@ PLAN_SIDE = "/~read_plan/"
 def lay_out(acting: Acting, params: hk.Params) -> Weights:
     """Returns the parameters where they are used."""
     tick = {name: leaves for name, leaves in params.items() if name.startswith("controller/") and PLAN_SIDE not in name}
+    if acting.precision == "bfloat16":
+        tick = {
+            name: leaves | {"w": leaves["w"].astype(jnp.bfloat16)} if "w" in leaves else leaves for name, leaves in tick.items()
+        }
     if acting.devices is None:
         return Weights(params, tick)
     return Weights(jax.device_put(params, acting.devices.planner), jax.device_put(tick, acting.devices.controller))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from hierarchy.control.acting import ahead_of_time, lay_out
+from hierarchy.control.acting import ahead_of_time, compile_acting, lay_out
 from hierarchy.control.agent import Agent
 from hierarchy.model import stepwise
 from hierarchy.timeline import periodic
@@ -138,3 +138,21 @@ def test_planner_and_controller_on_devices_of_their_own_act_as_on_one():
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", PLACED], env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "as one", done.stderr
+
+
+@pytest.mark.parametrize("kind", ["film", "at_once", "single_rate"])
+def test_in_bfloat16_it_is_nearly_the_same_tick(kind):
+    made = toy(kind, "argmax")
+    acting = compile_acting(made.network, made.schema, "toy", "argmax", precision="bfloat16")
+    lived = []
+    for own in (made.acting, acting):
+        agent = Agent(own, made.params, periodic(made.ticks, 4), horizon=made.ticks, tokenizer=Letters())
+        _, state = agent.step(agent.begin([0, 1, 2]), observations(world(made), 0))
+        lived.append(np.asarray(state.decoded.logits))
+        kept = {leaves["w"].dtype.name for name, leaves in agent.weights.tick.items() if "w" in leaves}
+        assert kept == {own.precision}
+    legal = lived[0] > -1e9
+    spread = np.std(lived[0][legal])
+    assert 0 < np.abs(lived[0] - lived[1])[legal].max() < 0.1 * spread
+    with pytest.raises(ValueError, match="precision is 'int8': it is one of float32, bfloat16"):
+        compile_acting(made.network, made.schema, "toy", precision="int8")
