@@ -72,7 +72,7 @@ def tick_times(config: CompareConfig, trained: Trained) -> dict[int, tuple[float
     cells = cells_of(config, trained)
     wanted = sorted({1 if cell.agent else cell.ratio for cell in cells} - known.keys())
     if wanted:
-        known |= {ratio: time_ticks(trained, config.task, ratio, above_ratio=config.above_ratio) for ratio in wanted}
+        known |= {ratio: time_ticks(trained, config.task, Cell(ratio, above_ratio=config.above_ratio)) for ratio in wanted}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(known))
     return known

@@ -367,10 +367,14 @@ def rates(trained: Trained, task: str, cell: Cell) -> dict:
     return own | {"fast_hz": decided, "slow_hz": decided / (1 if cell.agent else cell.ratio) if plans else None}
 
 
-def time_ticks(trained: Trained, task: str, ratio: int, ticks: int = 256, above_ratio: int | None = None) -> tuple[float, float]:
-    """Returns milliseconds (p50, p99) of the agent's step in a closed loop with one environment, the planner's updates inside."""
+def time_ticks(trained: Trained, task: str, cell: Cell, ticks: int = 256) -> tuple[float, float]:
+    """Returns milliseconds (p50, p99) of the agent's step in a closed loop with one environment, the planner's updates inside.
+
+    Of a cell its ratios and its precision count, no latency: plans are computed where they are due.
+    """
     late = trained.lookahead[0] if trained.name == "late_action" else 0
-    agent = policy_of(trained, trained.name, task, Cell(ratio, late, above_ratio=above_ratio))
+    own = Cell(cell.ratio, late, precision=cell.precision, above_ratio=cell.above_ratio)
+    agent = policy_of(trained, trained.name, task, own)
     took: list[float] = []
 
     class Timed:
@@ -421,7 +425,7 @@ def main() -> int:
         trained = load(config.run)
         if config.task not in trained.facts["tasks"]:
             raise ValueError(f"{config.run} was trained on {', '.join(trained.facts['tasks'])}, and not on {config.task!r}")
-        took = time_ticks(trained, config.task, config.cell.ratio, above_ratio=config.cell.above_ratio)
+        took = time_ticks(trained, config.task, config.cell)
         row = measure(trained, config.task, config.cell, config.episodes, took)
         if config.rows:
             append(config.rows, row)
