@@ -1,6 +1,7 @@
 """The long demo's claims on invented figures: they hold where they are made to, and break one by one."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -24,7 +25,7 @@ TEXT = {
 }
 LINE = {"controller_padding": 0.05, "planner_padding": 0.1, "loader_wait_share": 0.001}
 METRICS = {"two_rate": [LINE] * 4, "single_rate": [LINE | {"planner_padding": 1.0}] * 4}
-TASKS = [f"{body}_{i}" for body in ("walker", "fish", "finger") for i in range(3)]
+TASKS = [f"{body}_{i}" for body in ("walker", "fish") for i in range(3)][:5]
 
 
 def whole():
@@ -89,10 +90,6 @@ PLAIN = {"task": "patrol", "agent": "two_rate", "ratio": 8, "control": "none"}
     ],
 )
 def test_a_claim_that_the_figures_break_does_not_hold(given, claim):
-    if "suite" in claim:
-        given = {
-            "rows": [row for row in given["rows"] if row.task not in ("walker_1", "walker_2", "reacher_easy", "pendulum_swingup")]
-        }
     broken = [name for name, verdict in verdicts(**given).items() if verdict == checks.FAILS]
     assert len(broken) == 1
     assert claim in broken[0]
@@ -112,7 +109,7 @@ def test_the_page_of_the_long_demo_has_its_tables(tmp_path):
         append(folder / "rows.jsonl", row)
     for row in alone():
         append(folder / "baselines" / "rows.jsonl", row)
-    (folder / "text.json").write_text(report.json.dumps(TEXT))
+    (folder / "text.json").write_text(json.dumps(TEXT))
     plain = report.write_report(folder).read_text()
     assert "above 85" not in plain
     (folder / report.LONG).write_text("{}")
