@@ -59,8 +59,6 @@ def test_every_baseline_is_trained_as_its_name_says_and_has_a_warm_up_only_where
         assert trained.learner.weights.sub_goal == (0 if WITHOUT in name else 1)
         drawn = ((1,), (0,)) if "fixed" in name else (whole_mix(config).ratios, tuple(range(9)))
         assert (trained.mix.ratios, trained.mix.latencies) == drawn
-            ((1,), (0,)) if "fixed" in name else (whole_mix(config).ratios, tuple(range(9)))
-        )
         assert trained.learner.planner == next((how for how in ("detached", "frozen") if name.startswith(how)), "joint")
         assert f"baseline_{pace_of(name)}" in probes(config)
         two_rate = schema_of(("patrol",), 400, "two_rate")
