@@ -85,16 +85,14 @@ def shortened(offer: Offer, room: np.ndarray) -> Offer | None:
 
 def fill_up(offers: list[Offer], room: np.ndarray, grows: bool) -> list[Placed]:
     """Returns the segments of a row grown into what it has left."""
-    room = room.copy()
+    room, grown = room.copy(), list(offers)
     # Those whose episode has the least more to give come first: what they leave of their part is for the others.
     order = sorted(range(len(offers)), key=lambda i: ticks_left(offers[i])) if grows else []
     for parts, i in zip(range(len(order), 0, -1), order):
-        longer = lengthened(offers[i], int(room[0]) // parts)
-        if longer is not None and (room + offers[i].least >= longer.least).all():
-            room += offers[i].least - longer.least
-            offers = [*offers[:i], longer, *offers[i + 1 :]]
+        grown[i] = lengthened(offers[i], int(room[0]) // parts, room)
+        room += offers[i].least - grown[i].least
     placed = []
-    for offer in offers:
+    for offer in grown:
         more = offer.whole - offer.least
         more[1] = min(more[1], room[1])
         more = more if (more <= room).all() else np.zeros_like(more)
@@ -103,16 +101,23 @@ def fill_up(offers: list[Offer], room: np.ndarray, grows: bool) -> list[Placed]:
     return placed
 
 
-def lengthened(offer: Offer, tokens: int) -> Offer | None:
-    """Returns a segment with a longer window that takes so many controller tokens more at most, None where it has no such."""
+def lengthened(offer: Offer, tokens: int, room: np.ndarray) -> Offer:
+    """Returns a segment with a window longer by as much as takes so many controller tokens, or by a half or a quarter of that, the
+    first for which a row has room; else as it is."""
     if offer.again is None or not ticks_left(offer):
-        return None
+        return offer
     layout = offer.outline.encoded.history.layout
     longer = tokens // (tokens_per_reading(layout) + layout.action.size - 1)
-    try:
-        return as_offer(offer.again(longer, None), offer.again) if longer else None
-    except ValueError:
-        return None
+    for ticks in (longer, longer // 2, longer // 4):
+        if not ticks:
+            break
+        try:
+            found = as_offer(offer.again(ticks, None), offer.again)
+        except ValueError:
+            continue
+        if (room + offer.least >= found.least).all():
+            return found
+    return offer
 
 
 def ticks_left(offer: Offer) -> int:
