@@ -2,9 +2,9 @@
 
 Every segment that is drawn is placed, so that none is passed over for its size and sources are learnt as often as they are drawn.
 
-1. The largest first, each in the row that is emptiest with it. A row is sure to hold what a segment takes at the least, which is
-   without the updates that no tick sees.
-2. One that no row has room for is shortened to what the emptiest row has left.
+1. The largest first but for the last drawn, each in the row that is emptiest with it. A row is sure to hold what a segment takes
+   at the least, which is without the updates that no tick sees.
+2. One that no row has room for, which is mostly the last drawn, is shortened to what the emptiest row has left.
 3. Windows grow into what their row has left of the controller's stream, then what planners read into what is left of theirs.
 """
 
@@ -44,12 +44,13 @@ class Placed(NamedTuple):
 
 
 def place(offers: Sequence[Offer], budgets: np.ndarray, rows: int, grows: bool) -> tuple[list[list[Placed]], int]:
-    """Returns the segments of each row and how many have found none. budgets: of a row. grows: whether windows may."""
+    """Returns the segments of each row and how many have found none. offers: as they were drawn, the last of them what is over.
+    budgets: of a row. grows: whether windows may."""
     held: list[list[Offer]] = [[] for _ in range(rows)]
     room, share = np.tile(budgets, (rows, 1)), 1 / np.maximum(budgets[STREAMS], 1)
     free = room[:, STREAMS] * share
     misfits = []
-    for offer in sorted(offers, key=lambda offer: -(offer.least[STREAMS] * share).max()):
+    for offer in [*sorted(offers[:-1], key=lambda offer: -(offer.least[STREAMS] * share).max()), *offers[-1:]]:
         fits = np.flatnonzero((room >= offer.least).all(axis=1))
         if not len(fits):
             misfits.append(offer)
@@ -102,8 +103,8 @@ def fill_up(offers: list[Offer], room: np.ndarray, grows: bool) -> list[Placed]:
 
 
 def lengthened(offer: Offer, tokens: int, room: np.ndarray) -> Offer:
-    """Returns a segment with a window longer by as much as takes so many controller tokens, or by a half or a quarter of that, the
-    first for which a row has room; else as it is."""
+    """Returns a segment with a window longer by what takes so many controller tokens, or by a half or a quarter of that, the first
+    for which a row has room; else as it is."""
     if offer.again is None or not ticks_left(offer):
         return offer
     layout = offer.outline.encoded.history.layout

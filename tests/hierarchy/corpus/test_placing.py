@@ -75,7 +75,7 @@ def test_a_packer_that_leaves_out_what_does_not_fit_learns_less_of_what_is_long(
     packing = dataclasses.replace(PACKING, segment_ticks=None, lead_in=0, planner_tokens=1)
     monkeypatch.setattr("hierarchy.corpus.placing.shortened", lambda offer, room: None)
     _, drawn, found = packed(schema, episodes, packing)
-    assert found[2] / drawn[2] < 0.9 < found[0] / drawn[0]
+    assert found[2] / drawn[2] < 0.93 < found[0] / drawn[0]
 
 
 @pytest.mark.parametrize("kind", ["two rates", "single rate", "documents"])
