@@ -103,8 +103,8 @@ def fill_up(offers: list[Offer], room: np.ndarray, grows: bool) -> list[Placed]:
 
 
 def lengthened(offer: Offer, tokens: int, room: np.ndarray) -> Offer:
-    """Returns a segment with a window longer by what takes so many controller tokens, or by a half or a quarter of that, the first
-    for which a row has room; else as it is."""
+    """Returns a segment whose window is longer by what takes so many controller tokens, or by a half or a quarter of that, the
+    first for which a row has room; else as it is."""
     if offer.again is None or not ticks_left(offer):
         return offer
     layout = offer.outline.encoded.history.layout
