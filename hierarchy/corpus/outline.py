@@ -96,6 +96,11 @@ class Read(NamedTuple):
     said: list[Said]
     last: np.ndarray
 
+    @property
+    def tokens(self) -> int:
+        """All of its tokens."""
+        return int(self.last[-1]) + 1 if len(self.last) else 0
+
     def until(self, count: int) -> "Read":
         """Returns the first `count` updates of these."""
         arrays = {name: getattr(self, name)[:count] for name in ("updates", "previous", "since", "last")}
@@ -114,7 +119,7 @@ class Over(NamedTuple):
     @property
     def plans(self) -> int:
         """How many plans the updates below see."""
-        return len(np.unique(self.seen[self.seen >= self.read.first]))
+        return distinct(self.seen[np.searchsorted(self.seen, max(self.read.first, 0)) :])
 
 
 class _Room(NamedTuple):
@@ -185,12 +190,14 @@ def outline(
     packing: "Packing",
     above: Sequence[Timeline] = (),
     place: float = 0.0,
+    known: Read | None = None,
 ) -> Outline:
     """Returns the outline of the segment whose ticks [a, b) bear loss, b brought down until the controller's tokens fit its
     stream.
 
     above: the timelines of the planners above the planner, the nearest first. place: in [0, 1), at which of the updates that it
-    could begin with a planner begins that cannot read from the first.
+    could begin with a planner begins that cannot read from the first. known: what the planner reads under another window, where
+    that is the whole episode: then it reads the same under this one.
 
     What is EMPTY in a label is no target and, within its tick, no token: later elements do not see one in its place.
     A tick whose visible plan is of an update before the row's first has plan and age -1 as if there were none, and weight 0,
@@ -221,7 +228,7 @@ def outline(
         )
     seen = visible(timeline, ticks) if layout.planner else np.full(len(ticks), NO_PLAN, np.int32)
     room = _Room(packing.planner_tokens, packing.planner_lead_in, packing.planner_reread, "planner_tokens")
-    read = _read(encoded, "planner", timeline, seen, room, place)
+    read = _read(encoded, "planner", timeline, seen, room, place) if known is None else known
     over, sound = _read_above(encoded, 2, timeline, read, room.lead_in, above, packing, place)
     read = read._replace(sound=max(read.sound, sound))
     bears = (ticks >= start) & _complete(seen, read.sound, packing.lead_in)
@@ -230,41 +237,53 @@ def outline(
             f"layout {layout.name!r}: no tick of [{window[0]}, {window[1]}) has its plans' lead-in of "
             f"{packing.planner_lead_in} ticks in {packing.planner_tokens} planner tokens: raise planner_tokens or the ratios"
         )
+    whole = least = _taken_by_planner(encoded, timeline, read)
     needed = 0 if seen[-1] == NO_PLAN else int(seen[-1]) + 1 - read.first
-    whole = _takes(encoded, timeline, ticks[bears], seen, heard, read, over)
-    least = whole
     if needed < len(read.last):
-        least = _takes(encoded, timeline, ticks[bears], seen, heard, read.until(needed), over)
+        least = _taken_by_planner(encoded, timeline, read.until(needed))
+    own = _taken_by_controller(encoded, ticks[bears], seen[np.searchsorted(seen, max(read.first, 0)) :], heard)
+    whole, least = (np.array([{**own, **part}.get(name, 0) for name in TAKEN]) for part in (whole, least))
+    if over:
+        above = np.array([count for link in over for count in (link.read.tokens, link.plans)])
+        whole, least = np.append(whole, above), np.append(least, above)
     return Outline(encoded, timeline, ticks, bears, seen, heard, read, over, whole, least)
 
 
-def _takes(
-    encoded: "Encoded",
-    timeline: Timeline,
-    bearing: np.ndarray,
-    seen: np.ndarray,
-    heard: Heard,
-    read: Read,
-    over: tuple[Over, ...],
-) -> np.ndarray:
-    """What `taken` will say of the segment. bearing: the ticks that bear loss."""
+def _taken_by_planner(encoded: "Encoded", timeline: Timeline, read: Read) -> dict[str, int]:
+    """What a planner's reading takes of a row, as `taken` will say it; nothing without a planner."""
     layout = encoded.history.layout
-    due = timeline.observed[read.sound : read.stop] if layout.planner else bearing
-    own = dict.fromkeys(TAKEN, 0) | {
-        "controller": heard.tokens,
-        "planner": int(read.last[-1]) + 1 if len(read.last) else 0,
-        "plans": len(np.unique(seen[seen >= max(read.first, 0)])),
-        HEADS[type(layout.action.codec)]: np.count_nonzero(encoded.label[bearing] != EMPTY),
-        "sub_goal": np.count_nonzero(encoded.sub_goal[due] != EMPTY),
-        "patches": sum(len(one.value) for one in (read.said if layout.planner else heard.said) if one.shown is not None),
-        "following": len(bearing) * encoded.following.shape[1],
-        "lifetime": np.count_nonzero(encoded.sub_goal[due, 0] != EMPTY) if layout.lifetime else 0,
-    }
+    if not layout.planner:
+        return {}
+    due = timeline.observed[read.sound : read.stop]
+    own = {"planner": read.tokens, "patches": _patches_in(read.said)}
+    if layout.sub_goal:
+        own["sub_goal"] = np.count_nonzero(encoded.sub_goal[due] != EMPTY)
+    if layout.lifetime:
+        own["lifetime"] = np.count_nonzero(encoded.sub_goal[due, 0] != EMPTY)
     if says(layout) and len(read.updates):
         ticks = np.arange(read.since[0] + 1, read.updates[-1] + 1)
         own["planner_text"] = np.count_nonzero(pieces_after(encoded.label, ticks[ticks >= learnt_from(timeline, read)]) != EMPTY)
-    above = [count for link in over for count in (int(link.read.last[-1]) + 1 if len(link.read.last) else 0, link.plans)]
-    return np.array([own[name] for name in TAKEN] + above)
+    return own
+
+
+def _taken_by_controller(encoded: "Encoded", bearing: np.ndarray, seen: np.ndarray, heard: Heard) -> dict[str, int]:
+    """What the controller's reading takes of a row, as `taken` will say it. bearing: the ticks that bear loss. seen: the updates
+    in the row whose plans ticks see, in order."""
+    layout = encoded.history.layout
+    own = {"controller": heard.tokens, "plans": distinct(seen), "following": len(bearing) * encoded.following.shape[1]}
+    own[HEADS[type(layout.action.codec)]] = np.count_nonzero(encoded.label[bearing] != EMPTY)
+    if not layout.planner:
+        own |= {"patches": _patches_in(heard.said), "sub_goal": np.count_nonzero(encoded.sub_goal[bearing] != EMPTY)}
+    return own
+
+
+def _patches_in(said: list[Said]) -> int:
+    return sum(len(one.value) for one in said if one.shown is not None)
+
+
+def distinct(rising: np.ndarray) -> int:
+    """Returns how many different numbers there are in an array that never falls."""
+    return int(np.count_nonzero(rising[1:] != rising[:-1])) + 1 if len(rising) else 0
 
 
 def _hear(encoded: "Encoded", readings: np.ndarray, begin: int, packing: "Packing") -> Heard:

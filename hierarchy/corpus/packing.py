@@ -15,6 +15,9 @@ from hierarchy.timeline import Timeline, draw, draw_irregular
 
 # Windows in a row that no row can hold: after so many there is no batch.
 FAILURES = 8
+FILL = {True: np.array([0.9, 0.95]), False: np.array([1.0, 1.0])}
+"""How full of its two streams a batch is drawn, by whether windows grow into what is left: with so little to spare everything
+finds its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +117,7 @@ def draw_offers(
     """Returns segments that would fill one of the streams of all rows, the last of them what is over."""
     offers, failures = [], 0
     budgets = _budgets(packing)
-    room = np.maximum(packing.rows * budgets[STREAMS], 1)
+    room = np.maximum(packing.rows * budgets[STREAMS], 1) * FILL[packing.segment_ticks is not None]
     while (room > 0).all():
         try:
             offer = draw_offer(rng, next_episode(rng), packing)
@@ -137,14 +140,17 @@ def draw_offer(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> 
     above = [draw(rng, encoded.ticks, link.ratios, link.latencies) for link in packing.above]
     window, begin = rng.random(2)
 
+    drawn = outline(encoded, timeline, window_at(window, encoded, packing), packing, above, begin)
+    known = drawn.read if drawn.read.first == 0 and drawn.read.stop == np.searchsorted(timeline.observed, encoded.ticks) else None
+
     def again(longer: int, tokens: np.ndarray | None) -> Outline:
         own = window_at(window, encoded, packing, longer)
-        room = packing
-        if tokens is not None:
-            room = dataclasses.replace(packing, controller_tokens=int(tokens[0]), planner_tokens=int(tokens[1]))
+        if tokens is None:
+            return outline(encoded, timeline, own, packing, above, begin, None if above else known)
+        room = dataclasses.replace(packing, controller_tokens=int(tokens[0]), planner_tokens=int(tokens[1]))
         return outline(encoded, timeline, own, room, above, begin)
 
-    offer = as_offer(again(0, None), again)
+    offer = as_offer(drawn, again)
     if encoded.prompt is None:
         return offer
     if above:

@@ -21,6 +21,10 @@ STREAMS = slice(0, 2)
 """Where the tokens of both streams stand among what a segment takes."""
 
 
+WORTHWHILE = 6
+"""Ticks by which a window grows at the least: each try costs what a fifth of a segment does."""
+
+
 class Offer(NamedTuple):
     """A segment that is to find a row.
 
@@ -50,7 +54,9 @@ def place(offers: Sequence[Offer], budgets: np.ndarray, rows: int, grows: bool) 
     room, share = np.tile(budgets, (rows, 1)), 1 / np.maximum(budgets[STREAMS], 1)
     free = room[:, STREAMS] * share
     misfits = []
-    for offer in [*sorted(offers[:-1], key=lambda offer: -(offer.least[STREAMS] * share).max()), *offers[-1:]]:
+    over = (sum(offer.least[STREAMS] for offer in offers) > rows * budgets[STREAMS]).any()
+    first = offers[:-1] if over else offers
+    for offer in [*sorted(first, key=lambda offer: -(offer.least[STREAMS] * share).max()), *offers[len(first) :]]:
         fits = np.flatnonzero((room >= offer.least).all(axis=1))
         if not len(fits):
             misfits.append(offer)
@@ -61,13 +67,13 @@ def place(offers: Sequence[Offer], budgets: np.ndarray, rows: int, grows: bool) 
         free[row] -= offer.whole[STREAMS] * share
     left_out = 0
     for offer in misfits:
-        row = int(np.argmax((room[:, STREAMS] * share).min(axis=1)))
-        shorter = shortened(offer, room[row])
-        if shorter is None:
-            left_out += 1
+        for row in np.argsort(-(room[:, STREAMS] * share).min(axis=1), kind="stable"):
+            if shorter := shortened(offer, room[row]):
+                held[row].append(shorter)
+                room[row] -= shorter.least
+                break
         else:
-            held[row].append(shorter)
-            room[row] -= shorter.least
+            left_out += 1
     return [fill_up(row, left, grows) for row, left in zip(held, room)], left_out
 
 
@@ -110,7 +116,7 @@ def lengthened(offer: Offer, tokens: int, room: np.ndarray) -> Offer:
     layout = offer.outline.encoded.history.layout
     longer = tokens // (tokens_per_reading(layout) + layout.action.size - 1)
     for ticks in (longer, longer // 2, longer // 4):
-        if not ticks:
+        if ticks < WORTHWHILE:
             break
         try:
             found = as_offer(offer.again(ticks, None), offer.again)

@@ -214,10 +214,11 @@ def taken(segment: Segment) -> np.ndarray:
 def trim(segment: Segment, tokens: int = 0) -> Segment:
     """Returns the segment without the planner tokens that no tick sees, but for those of its first `tokens`, whole ticks; and
     above without those that then no update sees."""
-    ends = np.append(np.flatnonzero(np.diff(segment.planner.tick)) + 1, len(segment.planner.tick))
-    kept = max(segment.needed, int(np.max(ends[ends <= tokens], initial=0)))
-    if len(segment.planner.tick) == kept:
+    length = len(segment.planner.tick)
+    if length <= max(tokens, segment.needed):
         return segment
+    ends = np.flatnonzero(np.diff(segment.planner.tick)) + 1
+    kept = max(segment.needed, int(np.max(ends[ends <= tokens], initial=0)))
     planner = Stream(*(array[:kept] for array in segment.planner))
     above, below = [], kept
     for stream, plan_slot, plan, age in segment.above:
@@ -249,7 +250,8 @@ NOTHING = Targets(*(np.zeros(0, np.int32) for _ in range(3)), np.zeros(0, np.flo
 def _plans(timeline: Timeline, ticks: np.ndarray, seen: np.ndarray, read: Read) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The slots of the plans that are seen; and for each tick the index of its own among them and its age."""
     shown = np.where(seen >= read.first, seen, NO_PLAN)
-    used = np.unique(shown[shown != NO_PLAN])
+    used = shown[np.flatnonzero(shown != NO_PLAN)]
+    used = used[np.append(True, used[1:] != used[:-1])[: len(used)]]
     plan = np.where(shown == NO_PLAN, -1, np.searchsorted(used, shown))
     age = np.where(shown == NO_PLAN, -1, ticks - np.append(timeline.observed, 0)[shown])
     return read.last[used - read.first].astype(np.int32), plan.astype(np.int32), age.astype(np.int32)
@@ -309,9 +311,10 @@ def _next_pieces(encoded: Encoded, timeline: Timeline, read: Read, between: np.n
 def _patches(schema: Schema, places: np.random.Generator | None, stream: Stream, said: list[Said]) -> Patches:
     """The patches of a stream's images, each at a place drawn within its own interval, or at the mean."""
     shown = [one.shown for one in said if one.shown is not None]
+    if not shown:
+        return Patches(np.zeros((0, schema.patch_values), np.uint8), *np.zeros((3, 0), np.int32))
     slot = np.flatnonzero(stream.value[:, 0] == PATCH).astype(np.int32)
-    none = np.zeros((0, schema.patch_values), np.uint8), np.zeros(0, np.int32), np.zeros(0, np.int32)
-    parts = [none] + [(pixels, *intervals(codec, places)) for codec, pixels in shown]
+    parts = [(pixels, *intervals(codec, places)) for codec, pixels in shown]
     return Patches(*(np.concatenate(part) for part in zip(*parts)), slot)
 
 
@@ -355,8 +358,9 @@ def _planner(encoded: Encoded, reader: str, read: Read) -> tuple[Stream, np.ndar
         between = np.concatenate([between, *(np.arange(a + 1, b, dtype=np.int32) for a, b in zip(read.since, read.updates))])
         earlier = _followed_first(history, reading, between, earlier)
     stream, _, stands = _stream(value, field, read.updates, np.ones(tokens_per_update(layout, reader), bool), earlier)
-    own = np.flatnonzero(np.isin(stream.tick[stands], read.updates, invert=True))[:: max(tokens_between(layout), 1)]
-    return stream, between, stands[own]
+    if not len(between):
+        return stream, between, between
+    return stream, between, stands[np.isin(stream.tick[stands], between)][:: tokens_between(layout)]
 
 
 def _followed_first(history: History, reading: np.ndarray, ticks: np.ndarray, said: _Before | None) -> _Before:
@@ -382,12 +386,20 @@ def _stream(
     tick, lasting = np.repeat(ticks, each).astype(np.int32), np.tile(lasting, readings)
     stands = np.zeros(0, np.int64)
     if before is not None:
-        at = start[before.reading]
-        stands = at + np.arange(len(at))
-        value, field = np.insert(value, at, before.value, axis=0), np.insert(field, at, before.field, axis=0)
-        tick, lasting = np.insert(tick, at, before.tick), np.insert(lasting, at, True)
+        stands = start[before.reading] + np.arange(len(before.reading))
+        own = np.ones(len(tick) + len(stands), bool)
+        own[stands] = False
+        inserted = (value, before.value), (field, before.field), (tick, before.tick), (lasting, True)
+        value, field, tick, lasting = (_inserted(own, *both) for both in inserted)
         start = start + np.cumsum(np.bincount(before.reading, minlength=readings))
     return Stream(value, field, tick, np.ones(len(tick), np.int32), lasting), start, stands
+
+
+def _inserted(own: np.ndarray, values: np.ndarray, before: np.ndarray | bool) -> np.ndarray:
+    """Values where `own` has it, what comes before them elsewhere."""
+    whole = np.empty((len(own), *values.shape[1:]), values.dtype)
+    whole[own], whole[~own] = values, before
+    return whole
 
 
 def _before(said: list[Said], ticks: np.ndarray, atoms: int) -> _Before | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hierarchy.corpus import packing as packing_module
-from hierarchy.corpus.packing import Packing, draw_offers, pack
+from hierarchy.corpus.packing import FILL, Packing, draw_offers, pack
 from hierarchy.corpus.placing import Offer, place
 from hierarchy.corpus.segment import encode_episode
 from hierarchy.layout import single_rate
@@ -62,9 +62,9 @@ def test_what_is_drawn_is_learnt_whatever_its_size(kind):
     schema, episodes = toys(layout, 9, 30, 140)
     packing = PACKING if kind == "two rates" else dataclasses.replace(PACKING, segment_ticks=None, lead_in=0, planner_tokens=1)
     figures, drawn, found = packed(schema, episodes, packing)
-    assert np.mean([each["left_out"] for each in figures]) < 0.01
+    assert np.mean([each["left_out"] for each in figures]) < 0.02
     assert drawn.sum() > 300
-    np.testing.assert_allclose(found / drawn, 1, atol=0.02)
+    np.testing.assert_allclose(found / drawn, 1, atol=0.04)
     # Drawn alike; the number drawn is a stopping time, so that the shares are those of the draw.
     np.testing.assert_allclose(found / found.sum(), 1 / 3, atol=0.07)
 
@@ -84,7 +84,7 @@ def test_little_of_either_stream_is_left_empty(kind):
         words = "the quick brown fox jumps over the lazy dog "
         schema, planned = SAID, True
         episodes = [encode_episode(SAID, "said", document(words * n, n % 2), Letters()) for n in (1, 3, 40)]
-        packing = dataclasses.replace(PACKING, text_targets=256, patches=200, planner_tokens=320, segment_ticks=24)
+        packing = dataclasses.replace(PACKING, text_targets=400, patches=200, planner_tokens=240, segment_ticks=24)
     else:
         planned = kind == "two rates"
         schema, episodes = toys(toy_layout() if planned else single_rate(toy_layout()), 60, 90, 140)
@@ -125,7 +125,7 @@ def test_windows_grow_into_what_a_row_has_left():
 def test_segments_are_drawn_until_one_stream_would_be_full_and_no_longer():
     _, episodes = toys(toy_layout(), 30)
     offers = draw_offers(np.random.default_rng(0), lambda rng: episodes[0], PACKING)
-    room = PACKING.rows * np.array([PACKING.controller_tokens, PACKING.planner_tokens])
+    room = PACKING.rows * np.array([PACKING.controller_tokens, PACKING.planner_tokens]) * FILL[True]
     drawn = np.cumsum([offer.whole[:2] for offer in offers], axis=0)
     assert (drawn[-1] >= room).any()
     assert (drawn[-2] < room).all()
