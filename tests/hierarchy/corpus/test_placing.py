@@ -17,7 +17,7 @@ from tests.hierarchy.corpus.test_said import document
 PACKING = Packing(
     rows=4,
     controller_tokens=256,
-    planner_tokens=160,
+    planner_tokens=240,
     plans=256,
     action_targets=1024,
     sub_goal_targets=1024,
@@ -84,7 +84,7 @@ def test_little_of_either_stream_is_left_empty(kind):
         words = "the quick brown fox jumps over the lazy dog "
         schema, planned = SAID, True
         episodes = [encode_episode(SAID, "said", document(words * n, n % 2), Letters()) for n in (1, 3, 40)]
-        packing = dataclasses.replace(PACKING, text_targets=400, patches=200, planner_tokens=240, segment_ticks=24)
+        packing = dataclasses.replace(PACKING, text_targets=400, patches=200, planner_tokens=200, segment_ticks=24)
     else:
         planned = kind == "two rates"
         schema, episodes = toys(toy_layout() if planned else single_rate(toy_layout()), 60, 90, 140)
