@@ -186,7 +186,7 @@ def baseline(config: DemoLongConfig, name: str, steps: int) -> TrainConfig:
     its end whether without a sub-goal."""
     kind = name.removesuffix(WITHOUT)
     agent = kind if kind in ("chunked", "late_action", "controller_only") else "two_rate"
-    mix = Mix(tasks=("patrol",), rows=config.baseline_rows)
+    mix = Mix(tasks=("patrol",), rows=config.baseline_rows, controller_tokens=448)
     return TrainConfig(
         corpus=corpus(config),
         out=config.out / "baselines" / name,

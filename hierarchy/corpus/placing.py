@@ -61,10 +61,12 @@ def place(offers: Sequence[Offer], budgets: np.ndarray, rows: int, grows: bool) 
         if not len(fits):
             misfits.append(offer)
             continue
-        row = fits[np.argmax((free[fits] - offer.whole[STREAMS] * share).min(axis=1))]
+        # Half of what no tick sees is likely to stay.
+        likely = (offer.whole + offer.least)[STREAMS] / 2 * share
+        row = fits[np.argmax((free[fits] - likely).min(axis=1))]
         held[row].append(offer)
         room[row] -= offer.least
-        free[row] -= offer.whole[STREAMS] * share
+        free[row] -= likely
     left_out = 0
     for offer in misfits:
         for row in np.argsort(-(room[:, STREAMS] * share).min(axis=1), kind="stable"):

@@ -17,7 +17,7 @@ from tests.hierarchy.corpus.test_said import document
 PACKING = Packing(
     rows=4,
     controller_tokens=256,
-    planner_tokens=240,
+    planner_tokens=208,
     plans=256,
     action_targets=1024,
     sub_goal_targets=1024,
