@@ -152,11 +152,6 @@ class Outline(NamedTuple):
     least: np.ndarray
 
 
-def draw_window(rng: np.random.Generator, encoded: "Encoded", packing: "Packing") -> tuple[int, int]:
-    """Returns the loss window [a, b), drawn so that `segment_ticks` give every tick of the episode the same chance."""
-    return window_at(rng.random(), encoded, packing)
-
-
 def window_at(place: float, encoded: "Encoded", packing: "Packing", longer: int = 0) -> tuple[int, int]:
     """Returns the loss window [a, b) at a place in [0, 1); where places are drawn uniformly, every tick has the same chance.
 

@@ -163,12 +163,6 @@ def draw_offer(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> 
     return offer
 
 
-def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Segment:
-    """Returns the segment of `draw_offer`, made."""
-    offer = draw_offer(rng, encoded, packing)
-    return offer.made or make(rng if packing.draw_places else None, offer.outline)
-
-
 def draw_timeline_of(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Timeline:
     """Returns the timeline of a segment: the one under which the episode was recorded, an irregular one, or a periodic one."""
     wait, chunk = bool(rng.random() < packing.wait_for_first), encoded.history.layout.chunk

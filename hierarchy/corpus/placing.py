@@ -1,10 +1,11 @@
 """Which row each segment goes to, by what it takes alone: no arrays are made before a segment has its place.
 
-Every segment that is drawn is placed, so that none is passed over for its size and sources are learnt as often as they are drawn.
+What is drawn is placed, whatever its size, so that every source is learnt as often as it is drawn:
 
-1. The largest first but for the last drawn, each in the row that is emptiest with it. A row is sure to hold what a segment takes
-   at the least, which is without the updates that no tick sees.
-2. One that no row has room for, which is mostly the last drawn, is shortened to what the emptiest row has left.
+1. The largest first, and where there is more than fits the last drawn at last, each in the row that is emptiest with it. A row is
+   sure to hold what a segment takes at the least, which is without the updates that no tick sees.
+2. One that no row has room for is shortened to what a row has left, the emptiest row first. Where nothing would remain of it, it is
+   left out, and counted: that are few, for what is drawn is a little less than fits.
 3. Windows grow into what their row has left of the controller's stream, then what planners read into what is left of theirs.
 """
 
@@ -19,7 +20,6 @@ from hierarchy.layout import tokens_per_reading
 
 STREAMS = slice(0, 2)
 """Where the tokens of both streams stand among what a segment takes."""
-
 
 WORTHWHILE = 6
 """Ticks by which a window grows at the least: each try costs what a fifth of a segment does."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchy.corpus.codecs import decode, encode
-from hierarchy.corpus.outline import draw_window
+from hierarchy.corpus.outline import window_at
 from hierarchy.corpus.packing import Packing, fill, pack
 from hierarchy.corpus.segment import cut, encode_episode, trim
 from hierarchy.layout import EMPTY, PREVIOUS_ACTION, SEPARATOR, Bounded, Text, id_range, single_rate, tokens_per_reading
@@ -364,6 +364,10 @@ def test_where_the_planners_lead_in_has_no_room_fewer_ticks_bear_loss_and_at_las
     assert bears == set(range(832 - 100 + 70 + 10, 832))
     with pytest.raises(ValueError, match="lead-in of 200 ticks in 100 planner tokens: raise planner_tokens"):
         cut(np.random.default_rng(0), encoded, timeline, window, dataclasses.replace(packing, planner_lead_in=200))
+
+
+def draw_window(rng, encoded, packing):
+    return window_at(rng.random(), encoded, packing)
 
 
 @pytest.mark.parametrize("segment_ticks", [1, 7, 49])
