@@ -8,13 +8,16 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 WITH_GL = MUJOCO_GL="$$($(PYTHON) -m experiments.opengl)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint
+.PHONY: help demo demo-long test test-all lint
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
 
 demo: $(INSTALLED)  ## record, train, close the loop and report: runs/demo/report.html
 	@$(WITH_GL) $(PYTHON) -m experiments.demo
+
+demo-long: $(INSTALLED)  ## all tasks, text and pictures, three seeds, every baseline, 90 minutes: runs/demo_long/report.html
+	@$(WITH_GL) $(PYTHON) -m experiments.demo_long
 
 test: $(INSTALLED)  ## the tests, every stage of the demo among them
 	@$(WITH_GL) $(PYTHON) -m pytest

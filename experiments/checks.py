@@ -10,7 +10,7 @@ PATROL = "patrol"
 RATIO = 8
 LATE = 8
 CELLS = [(ratio, latency) for ratio in (1, 2, 4, 8, 16) for latency in (0, 2, 4, 8)]
-BODIES = ("cartpole", "pendulum", "reacher", "point_mass")
+BODIES = ("cartpole", "pendulum", "reacher", "point_mass", "ball_in_cup", "finger", "fish", "walker")
 
 HOLDS, FAILS = "holds", "does not hold"
 UNTRAINED, UNMEASURED = "baseline not trained", "not measured"

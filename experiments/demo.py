@@ -10,41 +10,35 @@ experiments/demo.md says what to expect, and what has been seen so far.
 
 import dataclasses
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments import compare_ratios, film, report, rows, scripted, train
-from experiments.compare_ratios import CompareConfig, compare
-from experiments.evaluate import FIRST_SEED, describe_row, load
+from experiments import compare_ratios, film, report, scripted, train
+from experiments.compare_ratios import CompareConfig
+from experiments.evaluate import FIRST_SEED, load
 from experiments.scripted import ScriptedConfig
-from experiments.side_by_side import side_by_side
-from experiments.train import Mix, TrainConfig, cache_compilations, train_run
+from experiments.stages import (
+    Stages,
+    close_side_by_side,
+    facts,
+    paces,
+    record_sources,
+    run_stages,
+    steps_in,
+    train_side_by_side,
+    write_json,
+)
+from experiments.train import Mix, TrainConfig, train_run
 from hierarchy.training.checkpoint import CheckpointError
 from hierarchy.training.learner import LearnerConfig
-from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, read_metrics
+from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig
 
 SUITE = {"cartpole_balance": 1.0, "pendulum_swingup": 7.0, "point_mass_easy": 1.5, "reacher_easy": 0.5}
 """The bodies, and how often each is trained on against the others."""
-
-
-COMPILED = Path("runs/.jax_cache")
-BAR = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TimeRemainingColumn(elapsed_when_finished=True),
-    TextColumn("{task.fields[note]}"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,69 +68,6 @@ class DemoConfig:
     ratios: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     latencies: tuple[int, ...] = (0, 2, 4, 8)
     checkpoint_every_s: float = 60.0
-
-
-class Stages:
-    """Says where the demo is and how long is left, and keeps how long each stage took across interruptions.
-
-    The estimate is that of the listed minutes (2 cores), scaled by how fast the stages so far have been here.
-    """
-
-    def __init__(self, folder: Path, minutes: dict[str, float]):
-        self._path, self._minutes = folder / "durations.json", minutes
-        folder.mkdir(parents=True, exist_ok=True)
-        self.took_s: dict[str, float] = json.loads(self._path.read_text()) if self._path.exists() else {}
-
-    def run(self, name: str, work: Callable[[], None]) -> None:
-        """Runs a stage and adds its seconds to those of earlier tries."""
-        number = list(self._minutes).index(name) + 1
-        print(f"\n[{number}/{len(self._minutes)}] {name}; about {self.left(name):.0f} minutes left", flush=True)
-        began = time.monotonic()
-        try:
-            work()
-        finally:
-            self.took_s[name] = self.took_s.get(name, 0.0) + time.monotonic() - began
-            draft = self._path.with_suffix(".draft")
-            draft.write_text(json.dumps(self.took_s, indent=1))
-            draft.rename(self._path)
-
-    def left(self, name: str) -> float:
-        """Returns the minutes left from the start of a stage."""
-        names = list(self._minutes)
-        before, after = names[: names.index(name)], names[names.index(name) :]
-        expected = sum(self._minutes[each] for each in before)
-        pace = sum(self.took_s.get(each, 0.0) for each in before) / 60 / expected if expected else 1.0
-        return max(pace, 0.2) * sum(self._minutes[each] for each in after)
-
-
-def record_experts(config: DemoConfig) -> None:
-    """Records what is missing, two tasks at a time."""
-    counts = {"patrol": config.patrol_episodes} | dict.fromkeys(config.suite, config.suite_episodes)
-    waiting = [
-        [
-            sys.executable,
-            "-m",
-            "experiments.record",
-            "--task",
-            task,
-            "--episodes",
-            str(count),
-            "--out",
-            str(corpus(config) / task),
-        ]
-        for task, count in counts.items()
-    ]
-    running: list[subprocess.Popen] = []
-    while waiting or running:
-        while waiting and len(running) < 2:
-            running.append(subprocess.Popen(waiting.pop(0), env=os.environ | {"OMP_NUM_THREADS": "1"}))
-        finished = [each for each in running if each.poll() is not None]
-        if any(each.returncode for each in finished):
-            for each in running:
-                each.terminate()
-            raise ChildProcessError("recording stopped; its message is above; the same command goes on from there")
-        running = [each for each in running if each not in finished]
-        time.sleep(0.1)
 
 
 def corpus(config: DemoConfig) -> Path:
@@ -176,44 +107,19 @@ def matched_steps(config: DemoConfig) -> int:
     if path.exists():
         return json.loads(path.read_text())["steps"]
     probes = {agent: training(config, agent, config.steps) for agent in ("two_rate", "single_rate")}
-    found = {agent: config.out / f"pace_{agent}.json" for agent in probes}
-    side_by_side({agent: (measure_pace, (probes[agent], found[agent])) for agent in probes}, config.out)
-    warm_up, joint = ([json.loads(found[agent].read_text())[phase] for agent in probes] for phase in ("warm_up_s", "joint_s"))
-    learner = probes["two_rate"].learner
-    budget_s = learner.planner_steps * warm_up[0] + (learner.steps - learner.planner_steps) * joint[0]
-    share = learner.planner_steps / learner.steps
-    steps = max(2, round(budget_s / (share * warm_up[1] + (1 - share) * joint[1])))
-    path.write_text(json.dumps({"steps": steps, "budget_s": budget_s, "warm_up_step_s": warm_up[1], "step_s": joint[1]}))
+    found, learner = paces(probes, config.out), probes["two_rate"].learner
+    budget_s = learner.planner_steps * found["two_rate"].warm_up_s
+    budget_s += (learner.steps - learner.planner_steps) * found["two_rate"].joint_s
+    pace = found["single_rate"]
+    steps = steps_in(budget_s, pace, learner.planner_steps / learner.steps)
+    write_json(path, {"steps": steps, "budget_s": budget_s, "warm_up_step_s": pace.warm_up_s, "step_s": pace.joint_s})
     return steps
 
 
-def measure_pace(config: TrainConfig, path: Path) -> None:
-    """Writes the seconds of a step in each phase of a training."""
-    cache_compilations(COMPILED)
-    warm_up_s, joint_s = train.pace_s(config)
-    path.write_text(json.dumps({"warm_up_s": warm_up_s, "joint_s": joint_s}))
-
-
-def train_alone(config: TrainConfig) -> None:
-    """Trains, in a process of its own."""
-    cache_compilations(COMPILED)
-    train_run(config)
-
-
-def train_side_by_side(config: DemoConfig) -> None:
+def train_both(config: DemoConfig) -> None:
     """Trains the two agents that are compared, each on half of the cores, so that neither has more of the machine."""
     steps = {"two_rate": config.steps, "single_rate": matched_steps(config)}
-    wanted = {agent: training(config, agent, count) for agent, count in steps.items()}
-    with Progress(*BAR) as bar:
-        bars = {agent: bar.add_task(f"training {agent}", total=steps[agent], note="") for agent in steps}
-
-        def watch() -> None:
-            for agent, each in wanted.items():
-                if lines := read_metrics(each.out):
-                    note = f"loss {lines[-1]['loss']:.3f}" if "loss" in lines[-1] else ""
-                    bar.update(bars[agent], completed=lines[-1]["step"] + 1, note=note)
-
-        side_by_side({agent: (train_alone, (each,)) for agent, each in wanted.items()}, config.out, watch)
+    train_side_by_side({agent: [training(config, agent, count)] for agent, count in steps.items()}, config.out)
 
 
 def evaluate(config: DemoConfig) -> None:
@@ -225,20 +131,8 @@ def evaluate(config: DemoConfig) -> None:
     wanted = len(list(scripted.rows_of(references(config)))) + sum(
         len(compare_ratios.cells_of(each, trained[each.run.name])) for each, _ in measured[:1] + others
     )
-    path = config.out / "rows.jsonl"
-    said = set(rows.by_key(rows.load(path)))
-    with Progress(*BAR) as bar:
-        cells = bar.add_task("closing loops", total=wanted, note="")
-
-        def watch() -> None:
-            found = rows.by_key(rows.load(path))
-            for key in found.keys() - said:
-                bar.console.print(describe_row(found[key]), highlight=False)
-            said.update(found)
-            bar.update(cells, completed=len(found))
-
-        jobs = {"loops_two_rate": (close_loops, (measured[:1],)), "loops_others": (close_loops, (others, references(config)))}
-        side_by_side(jobs, config.out, watch)
+    jobs = {"loops_two_rate": (measured[:1], []), "loops_others": (others, [references(config)])}
+    close_side_by_side(jobs, config.out, [config.out / "rows.jsonl"], wanted)
 
 
 def patrols(config: DemoConfig) -> dict[str, CompareConfig]:
@@ -271,16 +165,6 @@ def references(config: DemoConfig) -> ScriptedConfig:
     )
 
 
-def close_loops(wanted: list[tuple[CompareConfig, dict]], beside: ScriptedConfig | None = None) -> None:
-    """Closes the loops of each comparison, its tick times beside it, and plays scripted references, in a process of its own."""
-    cache_compilations(COMPILED)
-    trained = {run: load(run) for run in dict.fromkeys(each.run for each, _ in wanted)}
-    for each, tick_ms in wanted:
-        compare(each, trained[each.run], tick_ms)
-    if beside:
-        scripted.play(beside)
-
-
 def film_patrol(config: DemoConfig) -> None:
     """Writes a video of one patrol at ratio 8, latency 4."""
     path = config.out / "patrol.mp4"
@@ -288,40 +172,21 @@ def film_patrol(config: DemoConfig) -> None:
         film.film_episode(load(config.out / "two_rate"), "patrol", path, ratio=8, latency=4, seed=FIRST_SEED)
 
 
-def write_facts(config: DemoConfig, stages: Stages) -> None:
-    """Writes run.json: everything that the report says about how it came about."""
-    names = ("jax", "jaxlib", "dm-haiku", "optax", "dm-control", "mujoco", "numpy", "grain", "array-record", "orbax-checkpoint")
-    facts = {
-        "commands": ["make demo", " ".join(["python -m experiments.demo", *sys.argv[1:]])],
-        "config": plain(dataclasses.asdict(config)),
-        "seeds": {"training": config.seed, "first evaluation episode": FIRST_SEED, "first recorded episode": 0},
-        "durations_s": {name: round(seconds, 1) for name, seconds in stages.took_s.items()},
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
-    }
-    (config.out / "run.json").write_text(json.dumps(facts, indent=1))
+def write_page(config: DemoConfig, stages: Stages) -> None:
+    """Writes run.json, which is everything that the report says about how it came about, and the report."""
+    write_json(config.out / "run.json", facts("demo", "demo", config, config.seed, stages))
+    report.write_report(config.out)
 
 
-def plain(values: dict) -> dict:
-    """Returns the config with paths as words."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def processor() -> str:
-    """Returns the processor's name, as well as the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def stages_of(config: DemoConfig, stages: Stages) -> Iterator[tuple[str, Callable[[], None]]]:
+def stages_of(config: DemoConfig, stages: Stages) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yields the demo's stages in order."""
-    yield "record experts", lambda: record_experts(config)
-    yield "train two_rate and single_rate", lambda: train_side_by_side(config)
+    counts = {"patrol": config.patrol_episodes} | dict.fromkeys(config.suite, config.suite_episodes)
+    yield "record experts", lambda: record_sources(corpus(config), counts)
+    yield "train two_rate and single_rate", lambda: train_both(config)
     few = max(2, round(config.steps * config.controller_share))
     yield "train controller_only", lambda: train_run(training(config, "controller_only", few))
     yield "close loops", lambda: evaluate(config)
-    yield "film and report", lambda: (film_patrol(config), write_facts(config, stages), report.write_report(config.out))
+    yield "film and report", lambda: (film_patrol(config), write_page(config, stages))
 
 
 MINUTES = {
@@ -335,10 +200,8 @@ MINUTES = {
 
 def demo(config: DemoConfig) -> Path:
     """Returns the report's path, after running whatever is not finished."""
-    cache_compilations(COMPILED)
     stages = Stages(config.out, MINUTES)
-    for name, work in stages_of(config, stages):
-        stages.run(name, work)
+    run_stages(stages, stages_of(config, stages))
     return config.out / "report.html"
 
 

@@ -182,7 +182,10 @@ def attributes_right(episodes: Sequence[Episode], said: Sequence[str]) -> np.nda
 
 
 def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str, Interval]]:
-    """Returns task to figure to mean and interval, for the collections that the run was trained on."""
+    """Returns task to figure to mean and interval, for the collections that the run was trained on.
+
+    nats_saved: by its own plan against a shuffled one. attributes_chance: of another picture's true caption.
+    """
     if trained.lookahead:
         raise ValueError(f"{config.run} is a {trained.name} run: it decodes other ticks than the one it reads")
     if config.rows < 2:
@@ -199,8 +202,12 @@ def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str,
         nats = losses(trained, task, documents, config)
         nats["trigram"] = np.array([model.nats(pieces_of(document, config.ticks)) for document in documents])
         figures[task] = {f"nats_{name}": mean_interval(values) for name, values in nats.items()}
+        if "shuffled" in nats:
+            figures[task]["nats_saved"] = mean_interval(nats["shuffled"] - nats["own"])
         if task == "captions":
             longest = max(document.ticks for document in documents)
+            said = [captions.caption(dict(episode.info)) for episode in held_out]
+            figures[task]["attributes_chance"] = mean_interval(attributes_right(held_out, [*said[1:], *said[:1]]))
             controls = {"own": "none"} | ({"shuffled": "shuffled"} if trained.network.config.planner else {})
             for name, control in controls.items():
                 right = attributes_right(held_out, decode(trained, held_out, config.ratio, config.latency, control, longest))

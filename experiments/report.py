@@ -3,10 +3,11 @@
     python -m experiments.report runs/demo
 
 Reads rows.jsonl, run.json (plain facts: config, seeds, versions, machine, durations_s, commands), */metrics.jsonl (training, one
-folder an agent) and an mp4. Nothing is computed that does not come from these.
+folder an agent) and an mp4; of the long demo also baselines/ and text.json. Nothing is computed that does not come from these.
 """
 
 import base64
+import dataclasses
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import jinja2
 import matplotlib
 
-from experiments import checks, figures
+from experiments import checks, checks_long, figures
 from experiments.checks import LATE, PATROL, RATIO, two_rate
 from experiments.rows import Row, by_key, load, pick
 from experiments.statistics import CONFIDENCE, RESAMPLES
@@ -25,6 +26,8 @@ from hierarchy.timeline import draw_timeline, periodic
 
 TEMPLATES = Path(__file__).parent / "templates"
 FACTS = ("commands", "config", "seeds", "durations_s", "machine", "versions")
+LONG = "budget.json"
+"""Stands in the folder of the long demo alone."""
 LOW, HIGH = (247, 249, 252), (143, 189, 232)
 
 
@@ -146,12 +149,16 @@ def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Returns run.json, the facts in reading order; empty if there is none."""
-    path = folder / "run.json"
+    facts = read_json(folder / "run.json")
+    return {name: facts[name] for name in sorted(facts, key=lambda name: (*FACTS, name).index(name))}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns what a file of facts says, nothing where there is none. Raises ValueError that names a file that is not JSON."""
     try:
-        facts = json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text()) if path.exists() else {}
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}): delete it, and the next stage of the run writes it again") from None
-    return {name: facts[name] for name in sorted(facts, key=lambda name: (*FACTS, name).index(name))}
 
 
 def video(folder: Path) -> str | None:
@@ -161,15 +168,21 @@ def video(folder: Path) -> str | None:
 
 
 def page(folder: Path) -> str:
-    """Returns the HTML of a run's folder."""
-    rows = list(by_key(load(folder / "rows.jsonl")).values())
+    """Returns the HTML of a run's folder; of the long demo's with its own claims and tables."""
+    rows, alone = (list(by_key(load(folder / path)).values()) for path in ("rows.jsonl", "baselines/rows.jsonl"))
+    metrics = read_metrics(folder)
     drawn = {
         "ratio": figures.by_ratio(rows),
         "latency": figures.by_latency(rows),
         "controls": figures.plan_controls(rows),
         "cost": figures.cost(rows),
-        "training": figures.training(read_metrics(folder)),
+        "training": figures.training(metrics),
     }
+    text = read_json(folder / "text.json")
+    whole = metrics | {f"baselines/{name}": lines for name, lines in read_metrics(folder / "baselines").items()}
+    claims = checks.checks(rows)
+    if (folder / LONG).exists():
+        claims = [*checks_long.checks(rows, alone, text, whole), *checks.checks([*rows, *pick(alone, PATROL, "controller_only")])]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -185,10 +198,14 @@ def page(folder: Path) -> str:
         figures={name: figure and figures.svg(figure) for name, figure in drawn.items()},
         tiles=tiles(rows),
         findings=findings(rows),
-        checks=checks.checks(rows),
+        checks=claims,
         cells=cells(rows),
         costs=cost_rows(rows),
         suite=suite(rows),
+        seeds=checks_long.seeds(rows),
+        alone=checks_long.trained_alone(alone),
+        text=text,
+        fillings={name: found for name, lines in whole.items() if (found := checks_long.filling(lines))},
         run=read_run(folder),
         video=video(folder),
         timeline=draw_timeline(periodic(12, 4, 2), 12),
@@ -209,18 +226,34 @@ def write_report(folder: Path) -> Path:
 
 
 def write_readme_figure(rows: Sequence[Row], path: Path) -> Path:
-    """Returns the path of the headline picture as PNG.
+    """Returns the path of the headline picture as PNG. Of cells that were measured with several training seeds it shows the mean
+    over them, and from the lowest to the highest.
 
     Raises:
         ValueError: no row has a place in it.
     """
-    figure = figures.by_ratio(list(by_key(rows).values()))
+    figure = figures.by_ratio(over_seeds(list(by_key(rows).values())))
     if figure is None:
         raise ValueError(f"{path}: no row of task {PATROL!r} has a place in the picture: run the demo first")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(figures.STYLE):
         figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.1, metadata={"Software": None})
     return Path(path)
+
+
+def over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows, those of one cell that differ by their training seed as one: its return is their mean, and its interval
+    goes from the lowest to the highest of them."""
+    together: dict[tuple, list[Row]] = {}
+    for row in rows:
+        together.setdefault(dataclasses.replace(row, train_seed=None).key, []).append(row)
+    return [found[0] if len(found) == 1 else _mean_of(found) for found in together.values()]
+
+
+def _mean_of(rows: Sequence[Row]) -> Row:
+    returns = [row.normalised_return for row in rows]
+    ends = {"normalised_return": sum(returns) / len(returns), "ci_low": min(returns), "ci_high": max(returns)}
+    return dataclasses.replace(rows[0], train_seed=None, returns=(), **ends)
 
 
 if __name__ == "__main__":

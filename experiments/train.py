@@ -74,7 +74,7 @@ class Mix:
     rows: int = 4
     controller_tokens: int = 544
     planner_tokens: int = 320
-    plans: int = 128
+    plans: int = 256
     segment_ticks: int = 96
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))

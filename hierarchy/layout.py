@@ -8,6 +8,7 @@ layouts that one set of weights serves.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal
 
@@ -385,9 +386,15 @@ class Schema:
         The readers are those of `readers`, and "action"; ("controller", "separator") is the separator's. A field's ids run frame
         by frame and, within a frame, element by element; a text field has one (its size is 1).
         """
-        first, ids = 0, {}
+        if name not in self._field_ids:
+            raise KeyError(f"no layout {name!r}; there are {list(self._field_ids)}")
+        return self._field_ids[name]
+
+    @functools.cached_property
+    def _field_ids(self) -> dict[str, dict[tuple[str, str], int]]:
+        first, found = 0, {}
         for layout in self.layouts:
-            ids = {}
+            ids = found[layout.name] = {}
             for reader, fields in readers(layout).items():
                 for field in fields:
                     ids[reader, field.name] = first
@@ -395,9 +402,7 @@ class Schema:
             ids["controller", "separator"] = first
             ids["action", layout.action.name] = first + 1
             first += 1 + layout.action.size
-            if layout.name == name:
-                return ids
-        raise KeyError(f"no layout {name!r}; there are {[layout.name for layout in self.layouts]}")
+        return found
 
     def predictions(self, name: str) -> tuple[tuple[int, int], ...]:
         """Returns, for one layout, (first class, number of classes) of each scalar that its controller predicts, in order.
@@ -439,12 +444,12 @@ class Schema:
         """How many planners there are above the planner."""
         return len(self.layouts[0].above)
 
-    @property
+    @functools.cached_property
     def planner_atoms(self) -> int:
         """Most scalars that one token of a planner's stream sums over."""
         return max([scalars(fields) for layout in self.layouts if layout.pooled for fields in _planned(layout)] + [1])
 
-    @property
+    @functools.cached_property
     def controller_atoms(self) -> int:
         """Most scalars that one token of the controller's stream sums over, the separator counted."""
         return max([scalars(layout.controller) + 1 for layout in self.layouts if layout.pooled] + [1])

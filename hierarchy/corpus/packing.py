@@ -6,13 +6,18 @@ from collections.abc import Callable
 import numpy as np
 
 from hierarchy.batch import Above, Batch, Patches, Stream, Targets
+from hierarchy.corpus.outline import HEADS, TAKEN, NoLoss, Outline, outline, window_at
+from hierarchy.corpus.placing import STREAMS, Offer, as_offer, place
 from hierarchy.corpus.prompts import is_prompted, lay_before
-from hierarchy.corpus.segment import HEADS, Encoded, NoLoss, Segment, cut, draw_window, trim
+from hierarchy.corpus.segment import Encoded, Segment, make, taken, trim
 from hierarchy.layout import EMPTY, Piece, Schema, images, planner_name
 from hierarchy.timeline import Timeline, draw, draw_irregular
 
-# A batch is full once this many segments have found no row. The segments left out are the larger ones, so few may be.
-MISSES = 8
+# Windows in a row that no row can hold: after so many there is no batch.
+FAILURES = 8
+FILL = {True: np.array([0.9, 0.95]), False: np.array([1.0, 1.0])}
+"""How full of its two streams a batch is drawn, by whether windows grow into what is left: with so little to spare everything
+finds its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,54 +94,73 @@ class Packing:
 def pack(
     rng: np.random.Generator, next_episode: Callable[[np.random.Generator], Encoded], schema: Schema, packing: Packing
 ) -> tuple[Batch, dict[str, float]]:
-    """Returns a batch and its figures: `episodes`, `loss_ticks`, the share of segments that are `prompted`, and shares of padding
-    `controller_padding`, `planner_padding`, and so on for the planners above.
+    """Returns a batch and its figures: `episodes`, `loss_ticks`, the share of segments that are `prompted`, the share of those
+    drawn that are `left_out`, and shares of padding `controller_padding`, `planner_padding`, and so on for the planners above.
 
-    next_episode: returns the next episode to cut a segment from. The batch is a function of `rng` and of what it returns.
+    next_episode: returns the next episode to cut a segment from. The batch is a function of `rng` and of what it returns. It is
+    asked until the segments would fill one of the streams of all rows; that and not their sizes says how many there are, so that
+    each kind is there as often as it is drawn (Wald's identity).
 
     Raises:
         ValueError: a segment does not fit an empty row; says which budget to raise.
     """
-    rows: list[list[Segment]] = [[] for _ in range(packing.rows)]
+    offers = draw_offers(rng, next_episode, packing)
+    held, left_out = place(offers, _budgets(packing), packing.rows, packing.segment_ticks is not None)
+    places = rng if packing.draw_places else None
+    rows = [[trim(offer.made or make(places, offer.outline), tokens) for offer, tokens in row] for row in held]
+    return fill(rows, schema, packing), _figures(rows, packing) | {"left_out": left_out / len(offers)}
+
+
+def draw_offers(
+    rng: np.random.Generator, next_episode: Callable[[np.random.Generator], Encoded], packing: Packing
+) -> list[Offer]:
+    """Returns segments that would fill one of the streams of all rows, the last of them what is over."""
+    offers, failures = [], 0
     budgets = _budgets(packing)
-    room = np.tile(budgets, (packing.rows, 1))
-    misses = 0
-    while misses < MISSES:
+    room = np.maximum(packing.rows * budgets[STREAMS], 1) * FILL[packing.segment_ticks is not None]
+    while (room > 0).all():
         try:
-            segment = draw_segment(rng, next_episode(rng), packing)
+            offer = draw_offer(rng, next_episode(rng), packing)
         except NoLoss:
             # A window over the change from one long update to the next may see plans that one row cannot hold: draw another.
-            misses += 1
-            if misses == MISSES and not any(rows):
+            failures += 1
+            if failures == FAILURES and not offers:
                 raise
             continue
-        for offer in (segment, trim(segment)):
-            need = _need(offer)
-            fits = np.flatnonzero((room >= need).all(axis=1))
-            if len(fits):
-                # Best fit: the row that has the least of both streams left.
-                row = fits[np.argmin((room[fits, :2] / np.maximum(budgets[:2], 1)).sum(axis=1))]
-                rows[row].append(offer)
-                room[row] -= need
-                break
-        else:
-            _check_alone(need, packing)
-            misses += 1
-    return fill(rows, schema, packing), _figures(rows, packing)
+        _check_alone(offer.least, packing)
+        offers.append(offer)
+        room = room - offer.whole[STREAMS]
+    return offers
 
 
-def draw_segment(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Segment:
+def draw_offer(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Offer:
     """Returns a segment of the episode under drawn timelines, one a link, its window drawn too, after its prompt where a row has
     room for both. Chunks come one after another."""
     timeline = draw_timeline_of(rng, encoded, packing)
     above = [draw(rng, encoded.ticks, link.ratios, link.latencies) for link in packing.above]
-    segment = cut(rng, encoded, timeline, draw_window(rng, encoded, packing), packing, above)
+    window, begin = rng.random(2)
+
+    drawn = outline(encoded, timeline, window_at(window, encoded, packing), packing, above, begin)
+    known = drawn.read if drawn.read.first == 0 and drawn.read.stop == np.searchsorted(timeline.observed, encoded.ticks) else None
+
+    def again(longer: int, tokens: np.ndarray | None) -> Outline:
+        own = window_at(window, encoded, packing, longer)
+        if tokens is None:
+            return outline(encoded, timeline, own, packing, above, begin, None if above else known)
+        room = dataclasses.replace(packing, controller_tokens=int(tokens[0]), planner_tokens=int(tokens[1]))
+        return outline(encoded, timeline, own, room, above, begin)
+
+    offer = as_offer(drawn, again)
     if encoded.prompt is None:
-        return segment
+        return offer
     if above:
         raise ValueError("prompts are read by one planner at most: leave them out where there are planners above it")
-    offers = (lay_before(rng, encoded.prompt, offer, timeline, packing) for offer in (segment, trim(segment)))
-    return next((offer for offer in offers if (_need(offer) <= _budgets(packing)).all()), segment)
+    segment = make(rng if packing.draw_places else None, offer.outline)
+    for own in (segment, trim(segment)):
+        made = lay_before(rng, encoded.prompt, own, timeline, packing)
+        if (taken(made) <= _budgets(packing)).all():
+            return Offer(taken(made), taken(trim(made)), made=made)
+    return offer
 
 
 def draw_timeline_of(rng: np.random.Generator, encoded: Encoded, packing: Packing) -> Timeline:
@@ -260,35 +284,30 @@ def _slow_parts(schema: Schema) -> set[str]:
     return slow
 
 
-# The budget of each part of a segment, in the order of `_need`.
-BUDGETS = (
-    ("controller_tokens", lambda segment: segment.controller.tick),
-    ("planner_tokens", lambda segment: segment.planner.tick),
-    ("plans", lambda segment: segment.plan_slot),
-    ("action_targets", lambda segment: segment.continuous.slot),
-    ("action_targets", lambda segment: segment.discrete.slot),
-    ("text_targets", lambda segment: segment.text.slot),
-    ("sub_goal_targets", lambda segment: segment.sub_goal.slot),
-    ("text_targets", lambda segment: segment.planner_text.slot),
-    ("patches", lambda segment: segment.patches.slot),
-    ("action_targets", lambda segment: segment.following.slot),
-    ("sub_goal_targets", lambda segment: segment.lifetime.slot),
-)
+BUDGETS = {
+    "controller": "controller_tokens",
+    "planner": "planner_tokens",
+    "plans": "plans",
+    "continuous": "action_targets",
+    "discrete": "action_targets",
+    "text": "text_targets",
+    "sub_goal": "sub_goal_targets",
+    "planner_text": "text_targets",
+    "patches": "patches",
+    "following": "action_targets",
+    "lifetime": "sub_goal_targets",
+}
+"""The budget of each part that a segment takes of a row."""
 
 
 def _budgets(packing: Packing) -> np.ndarray:
     above = [budget for link in packing.above for budget in (link.tokens, link.plans)]
-    return np.array([getattr(packing, name) for name, _ in BUDGETS] + above)
-
-
-def _need(segment: Segment) -> np.ndarray:
-    above = [len(part) for link in segment.above for part in (link.stream.tick, link.plan_slot)]
-    return np.array([len(part(segment)) for _, part in BUDGETS] + above)
+    return np.array([getattr(packing, BUDGETS[part]) for part in TAKEN] + above)
 
 
 def _check_alone(need: np.ndarray, packing: Packing) -> None:
     above = [f"{part} of {planner_name(level)}" for level, _ in enumerate(packing.above, start=2) for part in ("tokens", "plans")]
-    for name, wanted, budget in zip([name for name, _ in BUDGETS] + above, need, _budgets(packing), strict=True):
+    for name, wanted, budget in zip([BUDGETS[part] for part in TAKEN] + above, need, _budgets(packing), strict=True):
         if wanted > budget:
             raise ValueError(f"packing: one segment needs {wanted} {name}, and a row has {budget}: raise {name}")
 

@@ -269,16 +269,16 @@ def words_due(changed: int, last_read: int, tick: int, reread: int) -> bool:
 
 
 def words_read(changes: Sequence[int], ticks: np.ndarray, reread: int) -> list[tuple[int, int]]:
-    """Returns (index of reading, index of wording) of every reading of one text field by a reader at `ticks` [N].
+    """Returns (index of reading, index of wording) of every reading of one text field by a reader at `ticks` [N], as `words_due`
+    has it.
 
     changes: the ticks at which the wordings came, in order.
     """
-    newest = np.searchsorted(np.asarray(changes), ticks, side="right") - 1
-    last_read, due = -1, []
-    for reading, (tick, wording) in enumerate(zip(np.asarray(ticks).tolist(), newest.tolist())):
-        if wording >= 0 and words_due(changes[wording], last_read, tick, reread):
+    due, starts = [], np.searchsorted(ticks, changes).tolist()
+    for wording, (reading, stop) in enumerate(zip(starts, [*starts[1:], len(ticks)])):
+        while reading < stop:
             due.append((reading, wording))
-            last_read = tick
+            reading = int(np.searchsorted(ticks, ticks[reading] + reread, side="right"))
     return due
 
 

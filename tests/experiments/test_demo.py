@@ -6,7 +6,8 @@ import json
 import pytest
 
 from experiments import rows
-from experiments.demo import DemoConfig, Stages, demo, matched_steps
+from experiments.demo import DemoConfig, demo, matched_steps
+from experiments.stages import Stages
 
 SMALL = DemoConfig(
     preset="debug",

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hierarchy.corpus.packing import AbovePacking, Packing, draw_segment, fill, pack
-from hierarchy.corpus.segment import cut, encode_episode, trim
+from hierarchy.corpus.packing import AbovePacking, Packing, draw_offer, fill, pack
+from hierarchy.corpus.segment import cut, encode_episode, make, trim
 from hierarchy.layout import EMPTY, Schema
 from hierarchy.timeline import periodic, recorded
 from tests.hierarchy.corpus.corpus_toys import Letters, toy_episode, toy_layout, toy_schema
@@ -77,7 +77,7 @@ def test_what_is_said_is_read_above_alone():
 def test_packed_rows_hold_what_their_segments_hold():
     schema, encoded = three_rates()
     rng = np.random.default_rng(3)
-    parts = [draw_segment(rng, encoded, ROOM) for _ in range(2)]
+    parts = [make(rng, draw_offer(rng, encoded, ROOM).outline) for _ in range(2)]
     batch = fill([parts, [], parts[:1]], schema, ROOM)
     above = batch.above[0]
     assert above.plan.shape == batch.planner.tick.shape == (3, ROOM.planner_tokens)

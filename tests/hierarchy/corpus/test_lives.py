@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hierarchy.corpus.packing import Packing, draw_segment, draw_timeline_of, pack
-from hierarchy.corpus.segment import encode_episode, lives, next_classes
+from hierarchy.corpus.packing import Packing, draw_offer, draw_timeline_of, pack
+from hierarchy.corpus.segment import encode_episode, lives, make, next_classes
 from hierarchy.episode import Episode
 from hierarchy.layout import (
     CONTINUOUS_START,
@@ -89,7 +89,7 @@ def test_a_segment_is_cut_under_the_timeline_of_its_recording():
     packing = Packing(segment_ticks=None, recorded_timelines=1.0, ratios=(1,))
     assert draw_timeline_of(rng, whole, packing) is whole.timeline
     np.testing.assert_array_equal(whole.timeline.ready, LINE.ready)
-    segment = draw_segment(rng, whole, packing)
+    segment = make(rng, draw_offer(rng, whole, packing).outline)
     last = segment.planner.tick[segment.plan_slot]
     assert set(last.tolist()) <= set(LINE.observed.tolist())
     untold = dataclasses.replace(whole, timeline=None)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hierarchy.corpus.packing import Packing, draw_segment, pack
+from hierarchy.corpus.packing import Packing, draw_offer, pack
 from hierarchy.corpus.segment import cut, encode_episode, look_ahead
 from hierarchy.layout import EMPTY, ahead, single_rate, tick_action
 from hierarchy.timeline import periodic, recorded
@@ -74,7 +74,8 @@ def test_a_window_between_two_readings_has_the_reading_that_acts_there():
 
 def test_chunks_are_drawn_at_every_phase_and_packed():
     episode = encoded(0, CHUNK)
-    starts = {int(draw_segment(np.random.default_rng(seed), episode, PACKING).controller.tick[-1]) % CHUNK for seed in range(40)}
+    drawn = [draw_offer(np.random.default_rng(seed), episode, PACKING).outline for seed in range(40)]
+    starts = {int(outline.ticks[-1]) % CHUNK for outline in drawn}
     assert starts == set(range(CHUNK))
     schema = toy_schema(*(ahead(toy_layout(elements=2), 0, chunk) for chunk in (1, CHUNK)))
     episodes = [encode_episode(schema, layout.name, toy_episode(3, TICKS, elements=2), Letters()) for layout in schema.layouts]

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchy.corpus.codecs import decode, encode
+from hierarchy.corpus.outline import window_at
 from hierarchy.corpus.packing import Packing, fill, pack
-from hierarchy.corpus.segment import cut, draw_window, encode_episode, trim
+from hierarchy.corpus.segment import cut, encode_episode, trim
 from hierarchy.layout import EMPTY, PREVIOUS_ACTION, SEPARATOR, Bounded, Text, id_range, single_rate, tokens_per_reading
 from hierarchy.timeline import Timeline, periodic, recorded
 from tests.hierarchy.corpus.corpus_toys import Letters, meanings, toy_episode, toy_layout, toy_schema
@@ -365,12 +366,16 @@ def test_where_the_planners_lead_in_has_no_room_fewer_ticks_bear_loss_and_at_las
         cut(np.random.default_rng(0), encoded, timeline, window, dataclasses.replace(packing, planner_lead_in=200))
 
 
+def draw_window(rng, encoded, packing):
+    return window_at(rng.random(), encoded, packing)
+
+
 @pytest.mark.parametrize("segment_ticks", [1, 7, 49])
 def test_every_tick_is_as_likely_to_bear_loss(segment_ticks):
     _, _, encoded = toy(50)
     rng, packing = np.random.default_rng(0), Packing(segment_ticks=segment_ticks)
     counts = np.zeros(50)
-    for _ in range(20_000):
+    for _ in range(40_000):
         a, b = draw_window(rng, encoded, packing)
         assert 0 <= a < b <= 50
         counts[a:b] += 1

@@ -1,0 +1,153 @@
+"""The long demo on the debug preset: the same stages, smaller numbers; and how its minutes are divided."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import checks, rows
+from experiments.demo_long import (
+    BASELINES,
+    MINUTES,
+    PROBE_STEPS,
+    TRAINING,
+    WITHOUT,
+    DemoLongConfig,
+    baseline,
+    budget,
+    demo_long,
+    loops,
+    pace_of,
+    probes,
+    sources,
+    whole,
+    whole_mix,
+)
+from experiments.stages import Stages
+from experiments.tasks import schema_of
+from experiments.train import check_warm_up, model_config
+from hierarchy.model.network import build
+
+SMALL = DemoLongConfig(
+    minutes=0.5,
+    preset="debug",
+    patrol_episodes=8,
+    scripted=("reacher_easy",),
+    scripted_episodes=4,
+    planned=(),
+    documents=60,
+    captions=70,
+    text_pieces=400,
+    seeds=(0, 1),
+    baselines=("two_rate", "chunked", "late_action_no_sub_goal", "frozen", "controller_only"),
+    rows=2,
+    most_steps=4,
+    episodes=2,
+    scripted_evaluations=2,
+    documents_read=2,
+    pictures=2,
+    ratios=(1, 8),
+    latencies=(0, 8),
+)
+
+
+def test_every_baseline_is_trained_as_its_name_says_and_has_a_warm_up_only_where_it_learns():
+    config = DemoLongConfig()
+    assert set(config.baselines) == {name + how for name in BASELINES for how in ("", WITHOUT)} | {"controller_only"}
+    for name in config.baselines:
+        trained = baseline(config, name, 100)
+        assert trained.learner.weights.sub_goal == (0 if WITHOUT in name else 1)
+        drawn = ((1,), (0,)) if "fixed" in name else (whole_mix(config).ratios, tuple(range(9)))
+        assert (trained.mix.ratios, trained.mix.latencies) == drawn
+        assert trained.learner.planner == next((how for how in ("detached", "frozen") if name.startswith(how)), "joint")
+        assert f"baseline_{pace_of(name)}" in probes(config)
+        two_rate = schema_of(("patrol",), 400, "two_rate")
+        schema = schema_of(("patrol",), 400, trained.agent, (2, 4))
+        check_warm_up(trained, build(model_config(trained, schema, two_rate), schema))
+
+
+def test_shares_add_up_and_name_what_is_recorded():
+    for config in (DemoLongConfig(), SMALL):
+        mix = whole_mix(config)
+        assert set(mix.tasks) == set(sources(config))
+        assert sum(mix.weights) == pytest.approx(1)
+        assert mix.weights[mix.tasks.index("patrol")] == config.patrol_share
+
+
+def test_seeds_differ_in_their_folder_and_seed_alone():
+    first, second = (whole(DemoLongConfig(), "two_rate", seed, 50) for seed in (0, 1))
+    assert first.out != second.out
+    assert dataclasses.replace(second, out=first.out, learner=first.learner) == first
+    assert dataclasses.replace(second.learner, seed=0) == first.learner
+
+
+def test_what_is_left_of_the_minutes_is_divided_and_kept(tmp_path):
+    config = DemoLongConfig(out=tmp_path, minutes=90)
+    for name in probes(config):
+        (tmp_path / f"pace_{name}.json").write_text(json.dumps({"warm_up_s": 0.2, "joint_s": 0.4}))
+    stages = Stages(tmp_path, MINUTES)
+    stages.took_s |= {"record experts": 400.0, "measure paces": 300.0}
+    decided = budget(config, stages)
+    later = sum(minutes for name, minutes in MINUTES.items() if name not in (*TRAINING, *stages.took_s))
+    assert 700 + decided["training_s"] + 60 * (later + 7) == pytest.approx(90 * 60)
+    steps, pace = decided["steps"], 0.25 * 0.2 + 0.75 * 0.4
+    assert steps["two_rate"] == steps["single_rate"]
+    assert steps["two_rate"] * pace == pytest.approx(decided["each_s"]["whole"], rel=0.01)
+    assert steps["baselines/frozen"] * pace == pytest.approx(decided["each_s"]["alone"], rel=0.01)
+    # Without a warm-up every step is a joint one: fewer fit into the same time.
+    assert steps["baselines/chunked"] * 0.4 == pytest.approx(decided["each_s"]["alone"], rel=0.01)
+    lanes = len(config.seeds) * decided["each_s"]["whole"] + -(-len(config.baselines) // 2) * decided["each_s"]["alone"]
+    assert lanes == pytest.approx(decided["training_s"])
+    stages.took_s["train baselines"] = 1e6
+    assert budget(config, stages) == json.loads((tmp_path / "budget.json").read_text())
+
+
+def test_every_cell_of_every_agent_is_measured_once():
+    config = DemoLongConfig()
+    found = [(each.run, each.task) for half in loops(config).values() for each in half]
+    assert len(set(found)) == len(found)
+    runs = {run for run, _ in found}
+    assert len(runs) == 2 * len(config.seeds) + len(config.baselines)
+    patrol = [each for half in loops(config).values() for each in half if each.task == "patrol"]
+    assert {each.episodes for each in patrol} == {256}
+    assert len({task for _, task in found}) == 1 + len(config.scripted) + len(config.planned)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = dataclasses.replace(SMALL, out=tmp_path_factory.mktemp("demo_long"))
+    demo_long(config)
+    return config
+
+
+@pytest.mark.long
+def test_the_long_demo_leaves_a_page_with_every_table(finished):
+    page = (finished.out / "report.html").read_text()
+    for title in ("Other training seeds", "Baselines, trained alike", "What is said", "waiting for batches"):
+        assert title in page
+    assert "Not measured yet" not in page
+    assert 'src="http' not in page
+
+
+@pytest.mark.long
+def test_every_agent_has_its_rows(finished):
+    table = rows.load(finished.out / "rows.jsonl")
+    patrol = [row for row in table if row.task == checks.PATROL]
+    assert {row.train_seed for row in patrol if row.agent == "two_rate"} == {0, 1}
+    assert {row.train_seed for row in patrol if row.agent == "single_rate"} == {0, 1}
+    alone = rows.load(finished.out / "baselines" / "rows.jsonl")
+    found = {(row.agent, row.variant) for row in alone}
+    assert found == {("two_rate", ""), ("chunked", ""), ("late_action", "no_sub_goal"), ("frozen", ""), ("controller_only", "")}
+    assert json.loads((finished.out / "text.json").read_text())["two_rate"].keys() == {"text", "captions"}
+    steps = json.loads((finished.out / "budget.json").read_text())["steps"]
+    assert {json.loads((finished.out / name / "trained.json").read_text())["steps"] for name in steps} == set(steps.values())
+    assert PROBE_STEPS > 3
+
+
+@pytest.mark.long
+def test_run_again_it_repeats_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.out.glob("**/trained.json")}
+    table = (finished.out / "rows.jsonl").read_bytes()
+    demo_long(finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.out.glob("**/trained.json")} == before
+    assert (finished.out / "rows.jsonl").read_bytes() == table
