@@ -16,9 +16,15 @@ Baselines, with what tells them from the two-rate agent:
     --mix.ratios 1 --mix.latencies 0             one ratio and latency instead of random ones
     --learner.weights.sub-goal 0 --learner.planner-steps 0        nobody tells the planner what to plan
     --plan-read prefix, --plan-levels 5 5 5 5    another way to read a plan, or plans of a few values
+
+On several devices, and on several hosts, of which each gives the same command with its own index:
+
+    --mesh.fsdp 8 --compute.precision bfloat16 --compute.scan --compute.remat full
+    --mesh.data 2 --mesh.fsdp 4 --mix.shards 2 --hosts.count 2 --hosts.index 0 --hosts.coordinator 10.0.0.1:8476
 """
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -40,8 +46,11 @@ from hierarchy.model.config import PRESETS, ModelConfig, PlanRead
 from hierarchy.model.flops import parameters
 from hierarchy.model.network import Network, build
 from hierarchy.training.checkpoint import CheckpointError, write_facts
+from hierarchy.training.hosts import HostLost, HostsConfig, connect, in_turn, own_shards
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
+from hierarchy.training.sharding import MeshConfig, spread_over
 from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
+from modules.compute import Compute, Spread
 
 AgentName = Literal["two_rate", "single_rate", "controller_only", "chunked", "late_action"]
 TOKENIZER = "tokenizer.model"
@@ -56,7 +65,8 @@ class Mix:
     first; empty for alike. rows, controller_tokens, planner_tokens, plans: budgets of a batch. segment_ticks: ticks with loss
     in a segment of the controller's. wait_for_first: share of the segments whose first plan is waited for. chunks: ticks that
     the chunked agent decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an
-    episode.
+    episode. shards: stretches of the corpus that fill equal parts of every batch's rows, a multiple of the hosts; it and not
+    the number of hosts says what a batch is.
     """
 
     tasks: tuple[str, ...] = ()
@@ -72,13 +82,15 @@ class Mix:
     chunks: tuple[int, ...] = (2, 4, 8, 16)
     delays: tuple[int, ...] = (1, 2, 4, 8)
     loader_threads: int = 1
+    shards: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """agent: which model. preset: its size. plan_read: how the controller reads plans, the preset's way by default. plan_levels:
     how many values a plan's channels may take, in turn; none for real numbers. corpus: folder of sources. out: folder of the
-    run. text_pieces: most pieces of the tokenizer, which is trained on the corpus' own words once."""
+    run. text_pieces: most pieces of the tokenizer, which is trained on the corpus' own words once. compute, mesh, hosts: how and
+    where it is computed, which no checkpoint depends on."""
 
     corpus: Path
     out: Path
@@ -90,6 +102,9 @@ class TrainConfig:
     mix: Mix = Mix()
     learner: LearnerConfig = LearnerConfig()
     trainer: TrainerConfig = TrainerConfig()
+    compute: Compute = Compute()
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
 
 
 def sources(config: TrainConfig) -> dict[str, Source]:
@@ -265,13 +280,34 @@ def facts_of(config: TrainConfig, run: Run) -> dict:
 
 def train_run(config: TrainConfig) -> TrainState:
     """Returns the trained state, resuming what is in `config.out`."""
-    run = assemble(config)
-    write_facts(config.out, facts_of(config, run))
+    connect(config.hosts)
+    spread, own = devices_of(config), own_shards(config.mix.shards)
+    with in_turn():
+        # The first host makes what is on disk, the others find it there.
+        run = assemble(config)
+        write_facts(config.out, facts_of(config, run))
 
     def loader(step: int) -> Iterator[tuple[Batch, dict[str, float]]]:
-        return Loader(run.mixture, config.learner.seed, step, threads=config.mix.loader_threads)
+        mix = config.mix
+        return Loader(run.mixture, config.learner.seed, step, threads=mix.loader_threads, own=own, shards=mix.shards)
 
-    return train(run.network, config.learner, config.trainer, loader, run.held_out, config.out, f"training {config.agent}")
+    title = f"training {config.agent}"
+    parts = run.network, config.learner, config.trainer, loader, run.held_out, config.out
+    return train(*parts, title, config.compute, spread)
+
+
+def devices_of(config: TrainConfig) -> Spread | None:
+    """Returns the devices that a run is spread over; None for a mesh of one. Raises ValueError for rows that do not divide."""
+    mesh = config.mesh
+    if mesh.devices == config.hosts.count == 1:
+        return None
+    parts = mesh.data * mesh.fsdp
+    if config.mix.rows % (parts * config.learner.accumulate):
+        raise ValueError(
+            f"{config.mix.rows} rows over data x fsdp = {parts} devices in {config.learner.accumulate} parts: give mix.rows a "
+            "multiple"
+        )
+    return spread_over(mesh)
 
 
 def pace_s(config: TrainConfig, steps: int = 12) -> tuple[float, float]:
@@ -307,6 +343,10 @@ def main() -> int:
     except (ValueError, OSError, CheckpointError, NotFinite) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
+    except HostLost as error:
+        print(f"train: {error}", file=sys.stderr, flush=True)
+        # Leaving in order would wait for the lost host.
+        os._exit(1)
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"train: {error or 'stopped'}", file=sys.stderr)
         return 130

@@ -53,12 +53,18 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """
     count = cos.shape[-1]
     a, b, rest = x[..., :count], x[..., count : 2 * count], x[..., 2 * count :]
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
+    turned = (a * cos - b * sin, a * sin + b * cos)
+    return jnp.concatenate([*(part.astype(x.dtype) for part in turned), rest], axis=-1)
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
     """Returns [H, N, D/H] from [N, D]."""
     return jnp.swapaxes(x.reshape(x.shape[0], heads, -1), 0, 1)
+
+
+def join_heads(x: jax.Array) -> jax.Array:
+    """Returns [N, D] from [H, N, D/H]."""
+    return jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1)
 
 
 def distance_waves(longest: int, size: int) -> np.ndarray:
@@ -84,19 +90,22 @@ def attend(
 ) -> jax.Array:
     """Returns [Q, D] from queries [H, Q, D/H] over keys and values [H, N, D/H] where mask [Q, N] allows, and over the prefix."""
     scale, ahead = query.shape[-1] ** -0.5, 0
-    scores = jnp.einsum("hqd,hnd->hqn", query * scale, memory.key)
+    # Scores and their sums are float32 whatever the precision of queries, keys and values.
+    scores = jnp.einsum("hqd,hnd->hqn", query * scale, memory.key, preferred_element_type=jnp.float32)
     if relative is not None:
         scores = scores + jnp.take_along_axis(relative.score, relative.distance[None], axis=-1, mode="clip")
     scores = jnp.where(mask, scores, MASKED)
     if prefix is not None:
         ahead = prefix.memory.key.shape[2]
-        scores = jnp.concatenate([jnp.einsum("hqd,qhpd->hqp", prefix.query * scale, prefix.memory.key), scores], axis=-1)
+        to_prefix = jnp.einsum("hqd,qhpd->hqp", prefix.query * scale, prefix.memory.key, preferred_element_type=jnp.float32)
+        scores = jnp.concatenate([to_prefix, scores], axis=-1)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    mixed = jnp.einsum("hqn,hnd->hqd", weights[..., ahead:], memory.value)
+    shares = weights.astype(memory.value.dtype)
+    mixed = jnp.einsum("hqn,hnd->hqd", shares[..., ahead:], memory.value, preferred_element_type=jnp.float32)
     if prefix is not None:
-        mixed = mixed + jnp.einsum("hqp,qhpd->hqd", weights[..., :ahead], prefix.memory.value)
-    mixed = mixed / weights.sum(axis=-1, keepdims=True)
-    return jnp.swapaxes(mixed, 0, 1).reshape(query.shape[1], -1)
+        mixed = mixed + jnp.einsum("hqp,qhpd->hqd", shares[..., :ahead], prefix.memory.value)
+    mixed = (mixed / weights.sum(axis=-1, keepdims=True)).astype(query.dtype)
+    return join_heads(mixed)
 
 
 def attend_in_order(
@@ -124,8 +133,8 @@ def attend_in_order(
 
 def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
     """Returns [Q, D] from queries [H, Q, D/H], each over keys and values of its own: memory's arrays are [Q, H, P, D/H]."""
-    scores = jnp.einsum("hqd,qhpd->qhp", query, memory.key) * query.shape[-1] ** -0.5
-    mixed = jnp.einsum("qhp,qhpd->qhd", jax.nn.softmax(scores, axis=-1), memory.value)
+    scores = jnp.einsum("hqd,qhpd->qhp", query, memory.key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    mixed = jnp.einsum("qhp,qhpd->qhd", jax.nn.softmax(scores, axis=-1).astype(memory.value.dtype), memory.value)
     return mixed.reshape(mixed.shape[0], -1)
 
 

@@ -96,13 +96,13 @@ class Controller(hk.Module):
                 layers.append(KeyValues(*(split_heads(part, config.heads) for part in jnp.split(key_value, 2, axis=-1))))
         return tuple(layers)
 
-    def _reader(self, i: int, reading: Any) -> Callable[[jax.Array], jax.Array]:
-        """Returns what layer i adds from its plan; `reading` has one entry a token."""
+    def _reader(self) -> Callable[[Any, jax.Array, int], jax.Array]:
+        """Returns what a layer adds from its plan: a function of the reading, with one entry a token, of x, and of its number."""
         config = self._config.controller
         if self._config.plan_read == "film":
-            return lambda x: norm(f"norm_plan_{i}")(x) * reading[0] + reading[1]
+            return lambda reading, x, i: norm(f"norm_plan_{i}")(x) * reading[0] + reading[1]
 
-        def cross_attention(x: jax.Array) -> jax.Array:
+        def cross_attention(reading: KeyValues, x: jax.Array, i: int) -> jax.Array:
             query = split_heads(linear(config.width, f"plan_query_{i}")(norm(f"norm_plan_{i}")(x)), config.heads)
             return linear(config.width, f"plan_out_{i}")(attend_own(query, reading))
 
@@ -136,7 +136,8 @@ class Controller(hk.Module):
         x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
         if self._config.plan_read == "prefix":
             return Transformer(config, "transformer")(x, place, (), cache, slots, reach, prefix=reading)
-        between = [self._reader(i, layer) for i, layer in enumerate(reading)]
+        read = self._reader()
+        between = [jax.tree_util.Partial(read, layer) for layer in reading]
         return Transformer(config, "transformer")(x, place, between, cache, slots, reach)
 
     def continuous(self, x: jax.Array) -> jax.Array:

@@ -11,26 +11,32 @@ from hierarchy.layout import CONTINUOUS_START
 from hierarchy.model.config import Sizes
 from hierarchy.model.network import Network
 from modules.attention import MASKED, pick
+from modules.compute import current, over_rows
 from modules.masks import Place
 
 
 class Logits(NamedTuple):
-    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal ones are masked."""
+    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal ones are masked.
+
+    said: the outputs [B, M, D] that the logits of text are made of.
+    """
 
     continuous: jax.Array
     discrete: jax.Array | None
     sub_goal: jax.Array | None
     text: jax.Array | None = None
     planner_text: jax.Array | None = None
+    said: jax.Array | None = None
 
 
 class Thought(NamedTuple):
-    """What the planner makes of a batch: plans [B, J, P, plan_width], and its logits of sub-goals and of the next pieces of text;
-    None for what the model lacks."""
+    """What the planner makes of a batch: plans [B, J, P, plan_width], its logits of sub-goals and of the next pieces of text, and
+    the outputs that these are made of (said); None for what the model lacks."""
 
     plan: jax.Array | None
     sub_goal: jax.Array | None
     text: jax.Array | None
+    said: jax.Array | None = None
 
 
 def forward(network: Network, params: hk.Params, batch: Batch) -> Logits:
@@ -48,14 +54,15 @@ def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
     def row(row: Batch) -> Thought:
         shown = shown_at(network, network.planner_patches, params, row.patches, row.planner.tick.shape[-1])
         x, _ = network.plan_tokens(params, row.planner.value, row.planner.field, place_of(row.planner), shown=shown)
-        goal = text = None
+        goal = text = said = None
         if network.table.goals:
             goal = legal_goal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         if network.table.pieces:
-            text = legal(network.planner_text(params, pick(x, row.planner_text.slot)), row.planner_text)
-        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text)
+            said = pick(x, row.planner_text.slot)
+            text = legal(network.planner_text(params, said), row.planner_text)
+        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text, said)
 
-    return jax.vmap(row)(batch)
+    return over_rows(row)(batch)
 
 
 def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | None) -> Logits:
@@ -69,16 +76,17 @@ def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | Non
             shown = shown_at(network, network.controller_patches, params, row.patches, stream.tick.shape[-1])
         x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), reading, row.age, shown=shown)
         continuous = legal(network.continuous(params, pick(x, row.continuous.slot)), row.continuous)
-        discrete = goal = text = None
+        discrete = goal = text = said = None
         if network.table.discrete:
             discrete = legal(network.discrete(params, pick(x, row.discrete.slot)), row.discrete)
         if network.table.goals and plan is None:
             goal = legal_goal(network.controller_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         if network.table.pieces:
-            text = legal(network.text(params, pick(x, row.text.slot)), row.text)
-        return Logits(continuous, discrete, goal, text)
+            said = pick(x, row.text.slot)
+            text = legal(network.text(params, said), row.text)
+        return Logits(continuous, discrete, goal, text, said=said)
 
-    return jax.vmap(row)(batch, plan)
+    return over_rows(row)(batch, plan)
 
 
 def shown_at(network: Network, embed, params: hk.Params, patches: Patches, tokens: int) -> jax.Array | None:
@@ -91,10 +99,11 @@ def shown_at(network: Network, embed, params: hk.Params, patches: Patches, token
 
 def readings(network: Network, params: hk.Params, plan: jax.Array, index: jax.Array):
     """Returns what each of L tokens reads: plan index [L] of plans [J, P, plan_width], the learnt no-plan where negative."""
+    compute, _ = current()
     everything = jnp.concatenate([plan, network.no_plan(params)[None]])
     read = jax.vmap(network.read_plan, in_axes=(None, 0))(params, everything)
     index = jnp.where(index < 0, plan.shape[0], index)
-    return jax.tree.map(lambda entry: pick(entry, index), read)
+    return jax.tree.map(lambda entry: pick(entry.astype(compute.dtype), index), read)
 
 
 def place_of(stream: Stream) -> Place:
