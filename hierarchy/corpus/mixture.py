@@ -71,7 +71,7 @@ class Mixture:
             made.append(pack(np.random.default_rng([seed, step, shard]), draw, self.schema, packing))
         batches, figures = zip(*made, strict=True)
         batch = joined(batches)
-        return batch, {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+        return batch, {name: total(name)([each[name] for each in figures]) for name in figures[0]}
 
     def check_shards(self, shards: int) -> None:
         """Raises ValueError where the rows or a part's episodes do not go round."""
@@ -94,6 +94,11 @@ class Mixture:
 
     def _encode(self, part: int, episode: Episode) -> Encoded:
         return encode_episode(self.schema, self.parts[part].layout, episode, self.tokenizer)
+
+
+def total(figure: str) -> Callable[[Sequence[float]], float]:
+    """Returns how a figure of a batch follows from those of its parts, of equally many rows: counts add up, shares do not."""
+    return np.mean if figure.endswith("padding") else sum
 
 
 def joined(batches: Sequence[Any]) -> Any:

@@ -107,6 +107,9 @@ COMPILER = pytest.mark.skipif(
 )
 
 
+SMALL = ["--preset", "debug", "--slice", "v4:2x2x2", "--rows", "64", "--effort", "-1"]
+
+
 def command(folder, *options: str) -> tuple[int, dict, str]:
     """The exit code, the figures and what was said."""
     path = folder / "figures.json"
@@ -119,8 +122,7 @@ def command(folder, *options: str) -> tuple[int, dict, str]:
 @COMPILER
 @pytest.mark.long
 def test_a_small_preset_fits_and_is_divided(tmp_path):
-    small = ["--preset", "debug", "--rows", "64", "--effort", "-1", "--mesh", "1x64x1"]
-    code, found, said = command(tmp_path, *small)
+    code, found, said = command(tmp_path, *SMALL, "--mesh", "1x8x1")
     assert code == 0, said
     (row,) = found["meshes"]
     assert row["fits"]
@@ -133,11 +135,11 @@ def test_a_small_preset_fits_and_is_divided(tmp_path):
 @COMPILER
 @pytest.mark.long
 def test_parameters_that_every_chip_holds_are_an_error(tmp_path):
-    code, found, said = command(tmp_path, "--preset", "debug", "--rows", "64", "--effort", "-1", "--mesh", "64x1x1")
+    code, found, said = command(tmp_path, *SMALL, "--mesh", "8x1x1")
     assert code == 1
     assert found["meshes"][0]["fits"]
     assert not found["meshes"][0]["sharded"]
-    assert "64x1x1: does not fit, or every chip holds parameters" in said
+    assert "8x1x1: does not fit, or every chip holds parameters" in said
 
 
 @COMPILER

@@ -47,7 +47,7 @@ def assert_close(one, other, within: float) -> None:
         pytest.param("relative", Compute(scan=True, remat="full"), marks=pytest.mark.long),
         pytest.param("pooled", Compute(remat="full"), marks=pytest.mark.long),
         pytest.param("pooled", Compute(attention="flash", scan=True), marks=pytest.mark.long),
-        pytest.param("text", Compute(text_chunk=48), marks=pytest.mark.long),
+        pytest.param("text", Compute(text_chunk=64), marks=pytest.mark.long),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, dataclasses.astuple(value))),
 )
