@@ -53,7 +53,7 @@ class Recipe:
 RECIPES: dict[TaskName, Recipe] = {
     "cue_recall": Recipe(episodes=600, steps=800, planner_steps=200, alone=300),
     "switching_goal": Recipe(episodes=600, steps=800, planner_steps=200),
-    "disturbance_rejection": Recipe(episodes=1000, steps=1600, planner_steps=200),
+    "disturbance_rejection": Recipe(episodes=1000, steps=2000, planner_steps=200),
 }
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments import compare_ratios, film, report, rows, train
-from experiments.compare_ratios import CONTROLS, CompareConfig, compare
-from experiments.evaluate import FIRST_SEED, load
+from experiments import compare_ratios, film, report, rows, scripted, train
+from experiments.compare_ratios import CompareConfig, compare
+from experiments.evaluate import FIRST_SEED, describe_row, load
 from experiments.scripted import ScriptedConfig
 from experiments.side_by_side import side_by_side
 from experiments.train import Mix, TrainConfig, cache_compilations, train_run
@@ -62,8 +62,8 @@ class DemoConfig:
     patrol_episodes: int = 2000
     suite: tuple[str, ...] = tuple(SUITE)
     suite_episodes: int = 60
-    steps: int = 2500
-    planner_steps: int = 600
+    steps: int = 2250
+    planner_steps: int = 560
     peak_rate: float = 1.5e-3
     controller_rate: float = 3.0
     controller_share: float = 0.3
@@ -217,41 +217,44 @@ def train_side_by_side(config: DemoConfig) -> None:
 
 
 def evaluate(config: DemoConfig) -> None:
-    """Closes all loops. Scripted references run in a process of their own, after the tick times have been measured alone."""
-    trained = {agent: load(config.out / agent) for agent in ("two_rate", "single_rate", "controller_only")}
-    table = config.out / "rows.jsonl"
+    """Measures tick times with the machine to itself, then closes all loops in two processes, each on half of the cores."""
+    patrol = patrols(config)
+    trained = {agent: load(config.out / agent) for agent in patrol}
+    measured = [(patrol[agent], compare_ratios.tick_times(patrol[agent], trained[agent])) for agent in patrol]
+    others = measured[1:] + [(bodies(config, agent, task), {}) for task in config.suite for agent in ("two_rate", "single_rate")]
+    wanted = len(list(scripted.rows_of(references(config)))) + sum(
+        len(compare_ratios.cells_of(each, trained[each.run.name])) for each, _ in measured[:1] + others
+    )
+    path = config.out / "rows.jsonl"
+    said = set(rows.by_key(rows.load(path)))
+    with Progress(*BAR) as bar:
+        cells = bar.add_task("closing loops", total=wanted, note="")
+
+        def watch() -> None:
+            found = rows.by_key(rows.load(path))
+            for key in found.keys() - said:
+                bar.console.print(describe_row(found[key]), highlight=False)
+            said.update(found)
+            bar.update(cells, completed=len(found))
+
+        jobs = {"loops_two_rate": (close_loops, (measured[:1],)), "loops_others": (close_loops, (others, references(config)))}
+        side_by_side(jobs, config.out, watch)
+
+
+def patrols(config: DemoConfig) -> dict[str, CompareConfig]:
+    """Returns the cells of the patrol, by agent."""
     held, late = tuple(k for k in config.ratios if k > 1), tuple(d for d in config.latencies if d > 0)
-    patrol = {
-        "two_rate": CompareConfig(
-            config.out / "two_rate",
-            table,
-            "patrol",
-            config.episodes,
-            config.ratios,
-            config.latencies,
-            CONTROLS,
-            held=held,
-            late=late,
-        ),
-        "single_rate": CompareConfig(config.out / "single_rate", table, "patrol", config.episodes, held=held, late=late),
-        "controller_only": CompareConfig(config.out / "controller_only", table, "patrol", config.episodes),
+    same = {
+        "rows": config.out / "rows.jsonl",
+        "episodes": config.episodes,
+        "ratios": config.ratios,
+        "latencies": config.latencies,
     }
-    tick_ms = {agent: compare_ratios.tick_times(patrol[agent], trained[agent]) for agent in patrol}
-    beside = start_scripted(config)
-    try:
-        for agent, wanted in patrol.items():
-            compare(wanted, trained[agent], tick_ms[agent])
-        for task in config.suite:
-            for agent in ("two_rate", "single_rate"):
-                compare(bodies(config, agent, task), trained[agent], {})
-        if beside.wait():
-            raise ChildProcessError("the scripted references stopped; their message is above")
-    finally:
-        beside.terminate()
-    have = rows.by_key(rows.load(table))
-    for row in rows.load(config.out / "scripted.jsonl"):
-        if row.key not in have:
-            rows.append(table, row)
+    return {
+        "two_rate": CompareConfig(config.out / "two_rate", held=held, late=late, **same),
+        "single_rate": CompareConfig(config.out / "single_rate", held=held, late=late, **same),
+        "controller_only": CompareConfig(config.out / "controller_only", **same),
+    }
 
 
 def bodies(config: DemoConfig, agent: str, task: str) -> CompareConfig:
@@ -261,15 +264,20 @@ def bodies(config: DemoConfig, agent: str, task: str) -> CompareConfig:
     )
 
 
-def start_scripted(config: DemoConfig) -> subprocess.Popen:
-    """Starts the scripted references."""
-    wanted = ScriptedConfig(
-        config.out / "scripted.jsonl", config.episodes, config.suite_evaluations, config.ratios, config.latencies, config.suite
+def references(config: DemoConfig) -> ScriptedConfig:
+    """Returns the scripted references."""
+    return ScriptedConfig(
+        config.out / "rows.jsonl", config.episodes, config.suite_evaluations, config.ratios, config.latencies, config.suite
     )
-    command = [sys.executable, "-m", "experiments.scripted", "--rows", str(wanted.rows)]
-    command += ["--episodes", str(wanted.episodes), "--suite-episodes", str(wanted.suite_episodes)]
-    command += ["--ratios", *map(str, wanted.ratios), "--latencies", *map(str, wanted.latencies), "--suite", *wanted.suite]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def close_loops(wanted: list[tuple[CompareConfig, dict]], references: ScriptedConfig | None = None) -> None:
+    """Closes the loops of each comparison, its tick times beside it, and plays the references, in a process of its own."""
+    cache_compilations(COMPILED)
+    for each, tick_ms in wanted:
+        compare(each, load(each.run), tick_ms)
+    if references:
+        scripted.play(references)
 
 
 def film_patrol(config: DemoConfig) -> None:
@@ -319,7 +327,7 @@ MINUTES = {
     "record experts": 1.0,
     "train two_rate and single_rate": 17.0,
     "train controller_only": 1.5,
-    "close loops": 8.5,
+    "close loops": 6.0,
     "film and report": 0.2,
 }
 

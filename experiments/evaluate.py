@@ -59,7 +59,6 @@ class Trained:
     params: dict
     facts: dict
 
-    @functools.lru_cache(64)  # noqa: B019 (a run lives as long as its process)
     def acting(self, layout: str, decoding: Decoding) -> Acting:
         """Returns the compiled acting functions of one layout."""
         return compile_acting(self.network, self.schema, layout, decoding)
@@ -78,9 +77,6 @@ class Trained:
         """Returns an agent on a timeline. name: of the layout; it is the task's but for agents that look ahead."""
         acting, changed = self.acting(name, decoding), intervention(control)
         return Agent(acting, self.params, timeline, horizon=horizon, tokenizer=self.tokenizer, intervention=changed)
-
-    def __hash__(self) -> int:
-        return id(self)
 
 
 def load(folder: Path) -> Trained:
@@ -294,11 +290,12 @@ class EvaluateConfig:
 
 def describe_row(row: Row) -> str:
     """Returns a row in words."""
-    where = f"{row.agent} on {row.task}, ratio {row.ratio}, latency {row.latency}, control {row.control}"
+    who = f"{row.agent} ({row.variant})" if row.variant else row.agent
+    where = f"{who} on {row.task}, ratio {row.ratio}, latency {row.latency}, control {row.control}"
     score = f"{row.normalised_return:.1f} [{row.ci_low:.1f}, {row.ci_high:.1f}] over {row.episodes} episodes"
-    cost = f"{row.flops_per_tick / 1e6:.2f} MFLOP a tick"
+    cost = f"; {row.flops_per_tick / 1e6:.2f} MFLOP a tick" if row.flops_per_tick else ""
     time_ = f", {row.tick_ms_p50:.2f} ms p50, {row.tick_ms_p99:.2f} ms p99" if row.tick_ms_p50 else ""
-    return f"{where}: {score} (0 random, 100 expert; 95% bootstrap interval over episodes); {cost}{time_}"
+    return f"{where}: {score} (0 random, 100 expert; 95% bootstrap interval over episodes){cost}{time_}"
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Rows: one line of JSON a measured cell. What every table and plot of the report is made from."""
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -117,7 +118,7 @@ def load(path: Path) -> list[Row]:
     Raises:
         ValueError: a whole line is not a row.
     """
-    whole, torn = _lines(path)
+    whole, torn = _lines_at_rest(path)
     if torn:
         print(f"{path}: the last line was cut short and is left out; its cell runs again", file=sys.stderr)
     rows = []
@@ -130,15 +131,17 @@ def load(path: Path) -> list[Row]:
 
 
 def append(path: Path, row: Row) -> None:
-    """Adds one row, on the disk when this returns; a line that a crash cut short is removed first.
+    """Adds one row, on the disk when this returns; a line that a crash cut short is removed first. Processes may append at once.
 
     Raises:
         OSError: the disk refused (it is full, say); the file is as it was.
     """
     line = (json.dumps(dataclasses.asdict(row), allow_nan=False, default=lambda scalar: scalar.item()) + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = sum(len(whole) + 1 for whole in _lines(path)[0])
     with open(path, "ab", buffering=0) as file:
+        # Held until the file is closed: what looks like a torn line may be another process's, half way.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        size = sum(len(whole) + 1 for whole in _lines(path)[0])
         try:
             file.truncate(size)
             if file.write(line) != len(line):
@@ -149,6 +152,15 @@ def append(path: Path, row: Row) -> None:
             raise OSError(
                 f"{path}: the row was not saved ({error}); rows before it are safe: free some space and resume"
             ) from None
+
+
+def _lines_at_rest(path: Path) -> tuple[list[bytes], bytes]:
+    """Returns `_lines`, while nobody appends."""
+    if not path.exists():
+        return [], b""
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return _lines(path)
 
 
 def _lines(path: Path) -> tuple[list[bytes], bytes]:

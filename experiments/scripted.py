@@ -1,6 +1,6 @@
 """The scripted references of the patrol, and random policy and expert of any task, as rows.
 
-    python -m experiments.scripted --rows runs/demo/scripted.jsonl
+    python -m experiments.scripted --rows runs/demo/rows.jsonl
 
 Cells that stand in the file are skipped.
 """

@@ -316,7 +316,7 @@ def pace_s(config: TrainConfig, steps: int = 12) -> tuple[float, float]:
     state, paces = initial_state(run.network, config.learner), []
     batches = Loader(run.mixture, config.learner.seed, 0, threads=config.mix.loader_threads)
     for weights in (step_weights(config.learner, 0), config.learner.weights):
-        step, took = make_step(run.network, config.learner, weights), []
+        step, took = make_step(run.network, config.learner, weights, config.compute, None), []
         for _ in range(steps):
             began = time.perf_counter()
             state, metrics = step(state, next(batches)[0])

@@ -10,7 +10,7 @@ import contextvars
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import haiku as hk
@@ -62,7 +62,11 @@ class Spread(NamedTuple):
     """
 
     mesh: Mesh
-    axes: Mapping[str, tuple[str, ...]]
+    axes: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def over(self, dimension: str | None) -> tuple[str, ...]:
+        """Returns the mesh axes that divide a dimension of this name; none for a name that is not there."""
+        return dict(self.axes).get(dimension, ())
 
 
 _CURRENT: contextvars.ContextVar[tuple[Compute, Spread | None]] = contextvars.ContextVar("computing", default=(Compute(), None))
@@ -91,7 +95,7 @@ def partition(spread: Spread, names: tuple[str | None, ...], shape: tuple[int, .
     used: set[str] = set()
     parts: list[tuple[str, ...] | None] = []
     for name, size in zip(names, shape, strict=True):
-        wanted = [axis for axis in spread.axes.get(name, ()) if axis not in used and spread.mesh.shape[axis] > 1]
+        wanted = [axis for axis in spread.over(name) if axis not in used and spread.mesh.shape[axis] > 1]
         while wanted and size % math.prod(spread.mesh.shape[axis] for axis in wanted):
             wanted.pop()
         used.update(wanted)
@@ -110,7 +114,7 @@ def laid(x: jax.Array, *names: str | None) -> jax.Array:
 def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the function of one row, for all rows of a batch at once: `jax.vmap`, the rows divided among the devices."""
     _, spread = current()
-    return jax.vmap(function, spmd_axis_name=None if spread is None else spread.axes["rows"])
+    return jax.vmap(function, spmd_axis_name=None if spread is None else spread.over("rows"))
 
 
 def each_device(function: Callable[..., jax.Array], *names: tuple[str | None, ...]) -> Callable[..., jax.Array]:

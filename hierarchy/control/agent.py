@@ -1,5 +1,6 @@
 """The agent: any loop gives it observations and takes actions; the timeline says when the planner runs and which plan is seen."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,8 +58,9 @@ class Acting(NamedTuple):
     tick: Callable[..., Any]
 
 
+@functools.lru_cache(64)
 def compile_acting(network: Network, schema: Schema, name: str, decoding: stepwise.Decoding = "mean") -> Acting:
-    """Returns the acting functions of layout `name`. Caches given to them are donated.
+    """Returns the acting functions of layout `name`, made once. Caches given to them are donated.
 
     decoding: "sample" draws an id, "argmax" takes the likeliest, "mean" takes the mean over bins of a bounded action.
     """

@@ -3,6 +3,7 @@
 Everything is for one row or one episode; `jax.vmap` adds the batch.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -199,8 +200,12 @@ class Network(NamedTuple):
     controller_patches: Callable[..., jax.Array]
 
 
+@functools.lru_cache(16)
 def build(config: ModelConfig, schema: Schema) -> Network:
-    """Returns the network for a schema. `init(key)` needs no example: parameters' shapes do not depend on lengths."""
+    """Returns the network for a schema. `init(key)` needs no example: parameters' shapes do not depend on lengths.
+
+    Asked again for the same network it returns the same one, whose compiled functions are then found again.
+    """
     table = sizes(schema)
 
     def modules() -> tuple[Callable[[], None], tuple[Callable[..., Any], ...]]:

@@ -11,7 +11,7 @@ import optax
 
 from hierarchy.batch import Batch, Targets
 from hierarchy.model.network import Network
-from hierarchy.training.losses import LossWeights, Metrics, joint_loss
+from hierarchy.training.losses import LossWeights, Metrics, joint_loss, plan_use
 from hierarchy.training.sharding import batch_sharding, state_shardings, whole
 from modules.compute import Compute, Spread, computing, laid, lowered
 
@@ -103,10 +103,12 @@ def spread_state(network: Network, config: LearnerConfig, spread: Spread) -> tup
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
+@functools.lru_cache(16)
 def make_step(
     network: Network, config: LearnerConfig, weights: LossWeights, compute: Compute | None = None, spread: Spread | None = None
 ) -> Step:
     """Returns the compiled step under these weights: (state, batch) to (state, metrics). The given state is donated.
+    Made once.
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were; `metrics["finite"]` says so.
     compute, spread: how it is computed, and over which devices; state and batch are divided as `hierarchy.training.sharding`
@@ -185,6 +187,12 @@ def shared(batch: Batch) -> Batch:
     return batch._replace(
         **{name: each._replace(weight=each.weight / jnp.maximum(sums[name], 1.0)) for name, each in heads.items()}
     )
+
+
+@functools.lru_cache(16)
+def make_measure(network: Network, spread: Spread | None = None) -> Callable[[hk.Params, Batch], Metrics]:
+    """Returns the compiled `plan_use` of a network. Made once."""
+    return jax.jit(functools.partial(plan_use, network), out_shardings=None if spread is None else whole(spread))
 
 
 def detached(network: Network) -> Network:

@@ -68,7 +68,7 @@ def spread_over(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     if config.devices != len(devices):
         raise ValueError(f"the mesh {dataclasses.astuple(config)} has {config.devices} devices and there are {len(devices)}")
     names = tuple(field.name for field in dataclasses.fields(config))
-    return Spread(Mesh(np.asarray(devices).reshape(dataclasses.astuple(config)), names), AXES)
+    return Spread(Mesh(np.asarray(devices).reshape(dataclasses.astuple(config)), names), tuple(AXES.items()))
 
 
 def dimensions(module: str, name: str, rank: int) -> tuple[str | None, ...]:

@@ -19,9 +19,15 @@ from hierarchy.batch import Batch
 from hierarchy.model.network import Network
 from hierarchy.training.checkpoint import open_manager, restore, save, save_batch
 from hierarchy.training.hosts import anyone, lost_hosts_named, placed
-from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, spread_state, step_weights
-from hierarchy.training.losses import plan_use
-from hierarchy.training.sharding import whole
+from hierarchy.training.learner import (
+    LearnerConfig,
+    TrainState,
+    initial_state,
+    make_measure,
+    make_step,
+    spread_state,
+    step_weights,
+)
 from modules.compute import Compute, Spread
 
 Loader = Callable[[int], Iterator[tuple[Batch, dict[str, float]]]]
@@ -74,15 +80,15 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     manager = open_manager(folder / "checkpoints")
     if spread is None:
-        initial, everywhere = functools.partial(initial_state, network, learner), None
+        initial = functools.partial(initial_state, network, learner)
         like = jax.eval_shape(initial)
     else:
-        (initial, like), everywhere = spread_state(network, learner, spread), whole(spread)
+        initial, like = spread_state(network, learner, spread)
     state = restore(manager, like)
     state = initial() if state is None else state
     both = {step_weights(learner, 0), learner.weights}
     steps = {weights: make_step(network, learner, weights, compute, spread) for weights in both}
-    measure = jax.jit(lambda params, batch: plan_use(network, params, batch), out_shardings=everywhere)
+    measure = make_measure(network, spread)
     first = int(state.step)
     batches = loader(first) if first < learner.steps else iter(())
     first_host = jax.process_index() == 0

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import multiprocessing
 
 import pytest
 
@@ -33,6 +34,25 @@ def test_rows_come_back_as_they_were(tmp_path):
         rows.append(path, one)
     assert rows.load(path) == written
     assert rows.load(tmp_path / "none.jsonl") == []
+
+
+def append_many(path, ratios):
+    for ratio in ratios:
+        rows.append(path, row(ratio=ratio))
+
+
+def test_processes_that_append_at_once_lose_no_row(tmp_path):
+    path, spawn = tmp_path / "rows.jsonl", multiprocessing.get_context("spawn")
+    apart = range(1, 201), range(201, 401)
+    writing = [spawn.Process(target=append_many, args=(path, ratios)) for ratios in apart]
+    for process in writing:
+        process.start()
+    seen = [0]
+    while any(process.is_alive() for process in writing):
+        seen.append(len(rows.load(path)))
+    assert seen == sorted(seen)
+    assert [process.exitcode for process in writing] == [0, 0]
+    assert sorted(each.ratio for each in rows.load(path)) == list(range(1, 401))
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40])

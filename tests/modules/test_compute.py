@@ -79,7 +79,7 @@ def test_layers_have_the_names_of_the_first_with_their_own_numbers():
 
 def test_an_axis_divides_the_first_dimension_that_claims_it_and_can_be_divided():
     mesh = Mesh(np.array(jax.devices() * 8)[:8].reshape(2, 4), ("data", "fsdp"))
-    spread = Spread(mesh, {"rows": ("data", "fsdp"), "width": ("fsdp",)})
+    spread = Spread(mesh, (("rows", ("data", "fsdp")), ("width", ("fsdp",))))
     assert partition(spread, ("rows", "width"), (16, 8)) == PartitionSpec(("data", "fsdp"), None)
     assert partition(spread, ("rows", "width"), (2, 8)) == PartitionSpec(("data",), ("fsdp",))
     assert partition(spread, ("width", None), (6, 8)) == PartitionSpec(None, None)
