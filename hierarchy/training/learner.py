@@ -1,6 +1,7 @@
 """One optimiser step as a pure function of a state and a batch."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
