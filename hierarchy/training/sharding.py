@@ -33,6 +33,7 @@ PARAMETERS = (
     (r"layer_\d+/gate_up/w", ("width", "hidden")),
     (r"layer_\d+/down/w", ("hidden", "width")),
     (r"/text/w", ("width", "classes")),
+    (r"/text/b", ("classes",)),
     (r"embedding/names", ("classes", "width")),
     (r"embedding/fields", (None, None, "width")),
     (r"plan_(key_value|film)_\d+/w", (None, "width")),
