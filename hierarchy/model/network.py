@@ -205,16 +205,18 @@ def under_plans(
     x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
     if config.plan_read == "prefix":
         return Transformer(reader, "transformer")(x, place, (), cache, slots, reach, reading, beside)
-    between = [_what_a_plan_adds(config, reader, i, layer) for i, layer in enumerate(reading)]
+    adds = what_a_plan_adds(config, reader)
+    between = [jax.tree_util.Partial(adds, layer) for layer in reading]
     return Transformer(reader, "transformer")(x, place, between, cache, slots, reach, beside=beside)
 
 
-def _what_a_plan_adds(config: ModelConfig, reader: TransformerConfig, i: int, reading: Any) -> Callable[[jax.Array], jax.Array]:
-    """Returns what layer i of a reader adds from its plan; `reading` has one entry a token."""
+def what_a_plan_adds(config: ModelConfig, reader: TransformerConfig) -> Callable[[Any, jax.Array, int], jax.Array]:
+    """Returns what a layer of a reader adds from its plan: a function of the reading, which has one entry a token, of x, and of
+    the layer's number."""
     if config.plan_read == "film":
-        return lambda x: norm(f"norm_plan_{i}")(x) * reading[0] + reading[1]
+        return lambda reading, x, i: norm(f"norm_plan_{i}")(x) * reading[0] + reading[1]
 
-    def cross_attention(x: jax.Array) -> jax.Array:
+    def cross_attention(reading: KeyValues, x: jax.Array, i: int) -> jax.Array:
         query = split_heads(linear(reader.width, f"plan_query_{i}")(norm(f"norm_plan_{i}")(x)), reader.heads)
         return linear(reader.width, f"plan_out_{i}")(attend_own(query, reading))
 

@@ -12,11 +12,15 @@ from hierarchy.layout import CONTINUOUS_START
 from hierarchy.model.config import Sizes
 from hierarchy.model.network import Network, Planning, Reading
 from modules.attention import MASKED, pick
+from modules.compute import current, over_rows
 from modules.masks import Place
 
 
 class Logits(NamedTuple):
-    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal ones are masked."""
+    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal ones are masked.
+
+    said: the outputs [B, M, D] that the logits of text are made of.
+    """
 
     continuous: jax.Array
     discrete: jax.Array | None
@@ -25,16 +29,18 @@ class Logits(NamedTuple):
     planner_text: jax.Array | None = None
     following: jax.Array | None = None
     lifetime: jax.Array | None = None
+    said: jax.Array | None = None
 
 
 class Thought(NamedTuple):
-    """What the planner makes of a batch: plans [B, J, P, plan_width], and its logits of sub-goals, of the next pieces of text and
-    of lifetimes; None for what the model lacks."""
+    """What the planner makes of a batch: plans [B, J, P, plan_width], its logits of sub-goals, of the next pieces of text and of
+    lifetimes, and the outputs that those of text are made of (said); None for what the model lacks."""
 
     plan: jax.Array | None
     sub_goal: jax.Array | None
     text: jax.Array | None
     lifetime: jax.Array | None = None
+    said: jax.Array | None = None
 
 
 def forward(network: Network, params: hk.Params, batch: Batch) -> Logits:
@@ -54,16 +60,17 @@ def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
         reading, age = from_above(network, params, row.above)
         stream = row.planner
         x, _ = network.plan_tokens(params, stream.value, stream.field, place_of(stream), shown=shown, reading=reading, age=age)
-        goal = text = lifetime = None
+        goal = text = lifetime = said = None
         if network.table.goals:
             goal = legal_goal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         if network.table.pieces:
-            text = legal(network.planner_text(params, pick(x, row.planner_text.slot)), row.planner_text)
+            said = pick(x, row.planner_text.slot)
+            text = legal(network.planner_text(params, said), row.planner_text)
         if network.table.lives:
             lifetime = network.lifetime(params, pick(x, row.lifetime.slot))
-        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text, lifetime)
+        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text, lifetime, said)
 
-    return jax.vmap(row)(batch)
+    return over_rows(row)(batch)
 
 
 def from_above(network: Network, params: hk.Params, above: tuple[Above, ...]) -> tuple[Reading | None, jax.Array | None]:
@@ -87,18 +94,19 @@ def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | Non
             shown = shown_at(network, network.controller_patches, params, row.patches, stream.tick.shape[-1])
         x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), reading, row.age, shown=shown)
         continuous = legal(network.continuous(params, pick(x, row.continuous.slot)), row.continuous)
-        discrete = goal = text = following = None
+        discrete = goal = text = following = said = None
         if network.table.discrete:
             discrete = legal(network.discrete(params, pick(x, row.discrete.slot)), row.discrete)
         if network.table.goals and plan is None:
             goal = legal_goal(network.controller_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         if network.table.pieces:
-            text = legal(network.text(params, pick(x, row.text.slot)), row.text)
+            said = pick(x, row.text.slot)
+            text = legal(network.text(params, said), row.text)
         if network.table.predictions:
             following = legal_prediction(network.following(params, pick(x, row.following.slot)), row.following, network.table)
-        return Logits(continuous, discrete, goal, text, following=following)
+        return Logits(continuous, discrete, goal, text, following=following, said=said)
 
-    return jax.vmap(row)(batch, plan)
+    return over_rows(row)(batch, plan)
 
 
 def shown_at(network: Network, embed, params: hk.Params, patches: Patches, tokens: int) -> jax.Array | None:
@@ -111,10 +119,11 @@ def shown_at(network: Network, embed, params: hk.Params, patches: Patches, token
 
 def readings(planning: Planning, params: hk.Params, plan: jax.Array, index: jax.Array) -> Reading:
     """Returns what each of L tokens reads: plan index [L] of plans [J, P, plan_width], the learnt no-plan where negative."""
+    compute, _ = current()
     everything = jnp.concatenate([plan, planning.no_plan(params)[None]])
     read = jax.vmap(planning.read_plan, in_axes=(None, 0))(params, everything)
     index = jnp.where(index < 0, plan.shape[0], index)
-    return jax.tree.map(lambda entry: pick(entry, index), read)
+    return jax.tree.map(lambda entry: pick(entry.astype(compute.dtype), index), read)
 
 
 def place_of(stream: Stream) -> Place:
