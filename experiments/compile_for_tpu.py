@@ -28,12 +28,13 @@ from experiments.tasks import schema_of
 from hierarchy.batch import Batch
 from hierarchy.corpus.packing import Packing, fill
 from hierarchy.layout import TEXT_IDS, Schema
-from hierarchy.model.config import PRESETS, ModelConfig
+from hierarchy.model.config import PRESETS, ModelConfig, sizes
 from hierarchy.model.network import Network, build
 from hierarchy.training.learner import LearnerConfig, TrainState, make_step, spread_state
 from hierarchy.training.sharding import MeshConfig, bytes_a_device, spread_over
-from hierarchy.training.step_flops import attention_flops, step_flops
+from hierarchy.training.step_flops import pair_flops, step_flops
 from modules.compute import Compute, Spread
+from modules.flash import pairs
 
 GIB = 2**30
 
@@ -171,8 +172,7 @@ def figures(chip: Chip, chips: int, done: Work, flops: float, of_kernels: float)
     """Returns the estimates of a step: seconds of products and the like, of kernels, of communication and of that what is not
     hidden behind computing; and utilisation, the model's operations, none counted twice, over what the chips could do."""
     computing, kernels = done.cycles / chip.hz, of_kernels / chips / chip.flops / KERNEL_SHARE
-    sending = sum(count * sent / chip.links for sent, _, count in done.moves)
-    waiting = sum(count * max(0.0, sent / chip.links - hidden / chip.hz) for sent, hidden, count in done.moves)
+    sending, waiting = sum(done.sent.values()) / chip.links, done.waiting / chip.hz
     step = computing + kernels + waiting
     return {
         "compute_s": computing,
@@ -184,13 +184,20 @@ def figures(chip: Chip, chips: int, done: Work, flops: float, of_kernels: float)
     }
 
 
-def kernel_flops(done: Work, config: CompileConfig, model: ModelConfig, schema: Schema, packing: Packing) -> float:
-    """Returns the operations of the attention kernels as they run: a forward pass, that again where it is computed anew, and 5
-    products of a backward pass for every 2 of the forward one (arXiv 2307.08691, section 3.1); 0 where no kernel runs."""
-    if not done.kernels:
+def kernel_flops(config: CompileConfig, model: ModelConfig, schema: Schema, packing: Packing) -> float:
+    """Returns the operations of the attention kernels as they run, on whole blocks: a forward pass of 2 products a pair, that
+    again where it is computed anew, and 7 products in the two kernels of the backward pass."""
+    if config.compute.attention != "flash":
         return 0.0
-    forward = 1 if config.compute.remat == "none" else 2
-    return (forward + 2.5) * attention_flops(model, schema, packing, config.position == "rotary")
+    passes = (1 if config.compute.remat == "none" else 2) + 7 / 2
+    reach, count = sizes(schema).reach(model.controller.window), 0.0
+    for part, tokens, back in (
+        (model.planner, packing.planner_tokens, None),
+        (model.controller, packing.controller_tokens, reach),
+    ):
+        if part.position == "rotary":
+            count += pair_flops(part) * pairs(tokens, back)
+    return packing.rows * passes * count
 
 
 def examine(config: CompileConfig, chip: Chip, devices: list[Any], mesh: MeshConfig) -> dict[str, Any]:
@@ -233,11 +240,11 @@ def examine(config: CompileConfig, chip: Chip, devices: list[Any], mesh: MeshCon
         "chip_bytes": argument + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
         "chip_memory_bytes": chip.memory,
     }
-    done = work(program.as_text())
+    done = work(program.as_text(), chip.links / chip.hz)
     row |= {"sent_bytes": dict(done.sent), "collectives": dict(done.collectives), "kernels": dict(done.kernels)}
     if config.effort >= 0:
         row["cycles"] = done.cycles
-        of_kernels = kernel_flops(done, config, model, schema, packing)
+        of_kernels = kernel_flops(config, model, schema, packing)
         row |= figures(chip, len(devices), done, row["flops"], of_kernels)
     return row
 

@@ -8,6 +8,7 @@ import collections
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -29,16 +30,53 @@ class Instruction(NamedTuple):
 class Work(NamedTuple):
     """What a computation does, loops gone through as often as they run.
 
-    cycles: the compiler's estimate, of what is neither communication nor a kernel of ours. sent: bytes that one device sends, by
-    kind of collective. collectives, kernels: how many run, by kind and by name. moves: each collective as (bytes that one device
-    sends, cycles that are computed between its start and its end, how often it runs).
+    cycles: the compiler's estimate, of what is neither communication nor a kernel of ours. waiting: cycles beside these in which
+    nothing but sending goes on. sent: bytes that one device sends, by kind of collective. collectives, kernels: how many run, by
+    kind and by name.
     """
 
     cycles: float
+    waiting: float
     sent: collections.Counter
     collectives: collections.Counter
     kernels: collections.Counter
-    moves: tuple[tuple[float, float, int], ...]
+
+
+class Schedule:
+    """Goes through a computation in its order: the device computes, and its links send one thing after another beside that.
+
+    rate: bytes that the links send in a cycle.
+    """
+
+    def __init__(self, rate: float):
+        self._rate, self._now, self._idle = rate, 0.0, 0.0
+        self.work = Work(0.0, 0.0, collections.Counter(), collections.Counter(), collections.Counter())
+
+    def compute(self, cycles: float) -> None:
+        """Computes."""
+        self.work = self.work._replace(cycles=self.work.cycles + cycles)
+        self._now += cycles
+
+    def send(self, kind: str, size: float) -> float:
+        """Gives the links something to send; returns when it will be there."""
+        self.work.sent[kind] += size
+        self.work.collectives[kind] += 1
+        self._idle = max(self._idle, self._now) + size / self._rate
+        return self._idle
+
+    def wait(self, until: float) -> None:
+        """Waits for what will be there by then."""
+        late = max(0.0, until - self._now)
+        self.work = self.work._replace(waiting=self.work.waiting + late)
+        self._now += late
+
+    def run(self, inner: Work, times: int = 1) -> None:
+        """Does another computation so often, which has waited for all that it sent."""
+        for own, others in zip(self.work[2:], inner[2:], strict=True):
+            own.update({name: times * count for name, count in others.items()})
+        cycles, waiting = times * inner.cycles, times * inner.waiting
+        self.work = self.work._replace(cycles=self.work.cycles + cycles, waiting=self.work.waiting + waiting)
+        self._now += cycles + waiting
 
 
 def size_of(shape: str) -> int:
@@ -95,57 +133,64 @@ def through_links(kind: str, made: int, taken: int, devices: int) -> float:
     }[kind]
 
 
-def work(text: str) -> Work:
-    """Returns what an optimised program does. Raises ValueError for a loop whose rounds are not known."""
+def work(text: str, rate: float) -> Work:
+    """Returns what an optimised program does on a device whose links send `rate` bytes a cycle.
+
+    Raises:
+        ValueError: a loop's rounds are not known.
+    """
     parts, entry = computations(text)
 
     @functools.cache
     def of(name: str) -> Work:
-        return _work(parts[name], of)
+        return _work(parts[name], of, rate)
 
     return of(entry)
 
 
-def _work(instructions: list[Instruction], of) -> Work:
+def _work(instructions: list[Instruction], of: Callable[[str], Work], rate: float) -> Work:
     """Returns what instructions do; of: what another computation does, by name."""
-    cycles, sent, ran, kernels, moves = 0.0, collections.Counter(), collections.Counter(), collections.Counter(), []
-    sizes = {each.name: size_of(each.shape) for each in instructions}
-    begun: dict[str, tuple[float, float]] = {}
+    schedule, sizes = Schedule(rate), {each.name: size_of(each.shape) for each in instructions}
+    due: dict[str, float] = {}
     for each in instructions:
-        kind = each.opcode.removesuffix("-start").removesuffix("-done")
-        inner, times = None, 1
-        if each.opcode == "while":
-            inner, times = of(re.search(r"body=%?([\w.\-]+)", each.rest)[1]), trips(each.rest)
-        elif each.opcode in ("call", "conditional"):
-            names = re.findall(r"(?:to_apply|calls)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}", each.rest)
-            called = [name.strip().lstrip("%") for pair in names for name in ",".join(pair).split(",") if name.strip()]
-            inner = max(map(of, called), key=lambda other: other.cycles, default=None)
-        elif kind in COLLECTIVES:
+        kind = re.sub(r"-(start|done)$", "", each.opcode)
+        if kind in COLLECTIVES or kind == "async":
             operands = re.findall(r"%([\w.\-]+)", each.rest.split("), ")[0])
             if each.opcode.endswith("-done"):
-                bytes_sent, before = begun.pop(operands[0])
-                moves.append((bytes_sent, cycles - before, 1))
+                schedule.wait(due.get(operands[0], 0.0))
+                continue
+            if kind == "async":
+                due[each.name] = _send_what_is_sent_in(schedule, of(called(each.rest)[0]))
                 continue
             taken = sum(sizes.get(name, 0) for name in operands)
             # The start of an asynchronous one makes a tuple that has its operands too.
             made = sizes[each.name] - (taken if each.opcode.endswith("-start") and kind != "all-reduce" else 0)
-            bytes_sent = through_links(kind, made, taken, group_size(each.rest))
-            sent[kind] += bytes_sent
-            ran[kind] += 1
+            there = schedule.send(kind, through_links(kind, made, taken, group_size(each.rest)))
             if each.opcode.endswith("-start"):
-                begun[each.name] = bytes_sent, cycles
+                due[each.name] = there
             else:
-                moves.append((bytes_sent, 0.0, 1))
-            continue
-        elif "tpu_custom_call" in each.rest and each.opcode == "custom-call":
-            kernels[re.sub(r"\.\d+$", "", each.name)] += 1
-            continue
+                schedule.wait(there)
+        elif each.opcode == "while":
+            schedule.run(of(re.search(r"body=%?([\w.\-]+)", each.rest)[1]), trips(each.rest))
+        elif each.opcode in ("call", "conditional"):
+            schedule.run(max(map(of, called(each.rest)), key=lambda other: other.cycles))
+        elif each.opcode == "custom-call" and "tpu_custom_call" in each.rest:
+            schedule.work.kernels[re.sub(r"\.\d+$", "", each.name)] += 1
         else:
-            cycles += estimated_cycles(each.rest)
-            continue
-        if inner is not None:
-            cycles += times * inner.cycles
-            for ours, theirs in ((sent, inner.sent), (ran, inner.collectives), (kernels, inner.kernels)):
-                ours.update({name: times * count for name, count in theirs.items()})
-            moves += [(bytes_sent, hidden, times * count) for bytes_sent, hidden, count in inner.moves]
-    return Work(cycles, sent, ran, kernels, tuple(moves))
+            # A fusion may send what it makes: both go on at the same time.
+            inside = of(called(each.rest)[0]) if each.opcode == "fusion" else None
+            there = _send_what_is_sent_in(schedule, inside) if inside and inside.sent else 0.0
+            schedule.compute(estimated_cycles(each.rest))
+            schedule.wait(there)
+    return schedule.work
+
+
+def _send_what_is_sent_in(schedule: Schedule, inner: Work) -> float:
+    """Returns when all is there that another computation sends, and when the links are idle again."""
+    return max([schedule.send(kind, size) for kind, size in inner.sent.items()], default=0.0)
+
+
+def called(rest: str) -> list[str]:
+    """Returns the names of the computations that an instruction calls."""
+    found = re.findall(r"(?:to_apply|calls)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}", rest)
+    return [name.strip().lstrip("%") for pair in found for name in ",".join(pair).split(",") if name.strip()]

@@ -52,7 +52,7 @@ from hierarchy.model.config import PRESETS, ModelConfig, PlanRead
 from hierarchy.model.flops import parameters
 from hierarchy.model.network import Network, build
 from hierarchy.training.checkpoint import CheckpointError, write_facts
-from hierarchy.training.hosts import HostLost, HostsConfig, connect, in_turn, own_shards
+from hierarchy.training.hosts import HostLost, HostsConfig, check_rows, connect, in_turn, lost_hosts_named, own_shards
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
 from hierarchy.training.sharding import MeshConfig, spread_over
 from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
@@ -336,7 +336,7 @@ def train_run(config: TrainConfig) -> TrainState:
     """Returns the trained state, resuming what is in `config.out`."""
     connect(config.hosts)
     spread, own = devices_of(config), own_shards(config.mix.shards)
-    with in_turn():
+    with lost_hosts_named(), in_turn():
         # The first host makes what is on disk, the others find it there.
         run = assemble(config)
         write_facts(config.out, facts_of(config, run))
@@ -351,7 +351,7 @@ def train_run(config: TrainConfig) -> TrainState:
 
 
 def devices_of(config: TrainConfig) -> Spread | None:
-    """Returns the devices that a run is spread over; None for a mesh of one. Raises ValueError for rows that do not divide."""
+    """Returns the devices that a run is spread over; None for a mesh of one. Raises ValueError where rows do not go round."""
     mesh = config.mesh
     if mesh.devices == config.hosts.count == 1:
         return None
@@ -361,7 +361,9 @@ def devices_of(config: TrainConfig) -> Spread | None:
             f"{config.mix.rows} rows over data x fsdp = {parts} devices in {config.learner.accumulate} parts: give mix.rows a "
             "multiple"
         )
-    return spread_over(mesh)
+    spread = spread_over(mesh)
+    check_rows(spread)
+    return spread
 
 
 def pace_s(config: TrainConfig, steps: int = 30) -> tuple[float, float]:

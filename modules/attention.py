@@ -170,3 +170,8 @@ def linear(size: int, name: str, scale: float = 1.0) -> hk.Linear:
 def norm(name: str) -> hk.RMSNorm:
     """Returns the normalisation that stands before every block."""
     return hk.RMSNorm(axis=-1, eps=1e-6, name=name)
+
+
+def normed(name: str, x: jax.Array) -> jax.Array:
+    """Returns x normalised, worked out in float32."""
+    return norm(name)(x.astype(jnp.float32)).astype(x.dtype)

@@ -23,7 +23,7 @@ Remat = Literal["none", "dots", "full"]
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """precision: of what layers multiply and pass on; sums, norms, heads, losses and parameters stay float32.
+    """precision: of what layers and heads of text multiply, and pass on; sums, norms, logits, losses and parameters stay float32.
     scan: layers run as one compiled body in a loop, so that compiling does not take longer with more of them.
     remat: what a layer's backward pass computes anew: nothing ("none"), all but products with weights ("dots"), or all ("full").
     attention: "einsum", or a "flash" kernel that never holds a whole matrix of scores; it runs where attention is rotary and has
@@ -58,7 +58,7 @@ class Spread(NamedTuple):
     """Devices, and what is spread over them. axes: from the name of a dimension to the mesh axes that divide it, in order.
 
     Dimensions of activations: "rows" of a batch, "heads" of attention (or what is made of them, in their order), "hidden" of the
-    feed-forward.
+    feed-forward, "classes" of text.
     """
 
     mesh: Mesh

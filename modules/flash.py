@@ -34,13 +34,24 @@ def flash_attention(
     now, until: int32 [N]; every token sees itself. reach: how many places back a token can see at most, None for any.
     """
     length = query.shape[1]
-    block = min(BLOCK, LANES * math.ceil(length / LANES))
-    filling = -length % block
+    block, blocks, span = blocks_of(length, reach)
+    filling = block * blocks - length
     query, key, value = (jnp.pad(x, ((0, 0), (0, filling), (0, 0))) for x in (query, key, value))
     now, until = jnp.pad(now, (0, filling), constant_values=NEVER), jnp.pad(until, (0, filling), constant_values=NEVER + 1)
-    blocks = (length + filling) // block
-    span = blocks if reach is None else min(blocks, math.ceil(reach / block) + 1)
     return _attend(query, key, value, now[:, None], until[None], block, span, interpret)[:, :length]
+
+
+def blocks_of(length: int, reach: int | None) -> tuple[int, int, int]:
+    """Returns the tokens of a block, how many blocks hold so many tokens, and how many of them a block of queries sees."""
+    block = min(BLOCK, LANES * math.ceil(length / LANES))
+    blocks = math.ceil(length / block)
+    return block, blocks, blocks if reach is None else min(blocks, math.ceil(reach / block) + 1)
+
+
+def pairs(length: int, reach: int | None = None) -> int:
+    """Returns how many pairs of tokens the kernel goes through, those that do not see each other among them."""
+    block, blocks, span = blocks_of(length, reach)
+    return block**2 * sum(min(i + 1, span) for i in range(blocks))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))

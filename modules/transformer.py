@@ -22,7 +22,7 @@ from modules.attention import (
     distance_waves,
     join_heads,
     linear,
-    norm,
+    normed,
     rotate,
     rotation,
     score_distances,
@@ -244,7 +244,7 @@ class Transformer(hk.Module):
             one = Block(config, f"layer_{i}")
             x, memory = one(x, time, functools.partial(over, i), outside, prefix[i] if prefix else None)
             memories.append(memory)
-        return norm("norm_out")(x), Cache(kept, tuple(memories), cache.written)
+        return normed("norm_out", x), Cache(kept, tuple(memories), cache.written)
 
 
 def over_each_other(
@@ -292,8 +292,3 @@ def flash(
     by_head = ("heads", None, None)
     run = each_device(kernel, by_head, by_head, by_head, (None,), (None,))
     return join_heads(run(query, memory.key, memory.value, *seen))
-
-
-def normed(name: str, x: jax.Array) -> jax.Array:
-    """Returns x normalised, worked out in float32."""
-    return norm(name)(x.astype(jnp.float32)).astype(x.dtype)

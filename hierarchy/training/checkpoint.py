@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -21,24 +22,31 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be written, read, or used here; the message names it and the mend."""
 
 
-def open_manager(folder: Path, keep: int = 2) -> ocp.CheckpointManager:
-    """Returns the manager of a run's checkpoints, of which the newest `keep` stay. A save is complete or absent."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+def open_manager(folder: Path, keep: int = 2, background: bool = False) -> ocp.CheckpointManager:
+    """Returns the manager of a run's checkpoints, of which the newest `keep` stay. A save is complete or absent.
+
+    background: what is saved may be written while training goes on.
+    """
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=background)
     return ocp.CheckpointManager(folder.resolve(), options=options, item_names=("state", DIGEST))
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
+def save(manager: ocp.CheckpointManager, state: TrainState, wait: bool = True) -> None:
     """Writes the state under its step. Raises CheckpointError where the disk refuses; earlier checkpoints stay.
 
     Of a state that is divided over hosts each writes its own part; all of them call this.
+
+    wait: until it is written, and what was saved before it; else it is only copied, and the next save says what went wrong.
     """
     step = int(state.step)
-    if step in manager.all_steps():
-        return
     try:
-        digest = ocp.args.JsonSave(digest_of(state))
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), digest=digest), force=True)
-        manager.wait_until_finished()
+        if step not in manager.all_steps():
+            digest = ocp.args.JsonSave(digest_of(state))
+            # The next step writes over this state, and the copy that orbax makes may be a view of it.
+            kept = ocp.args.StandardSave(state if wait else copied(state))
+            manager.save(step, args=ocp.args.Composite(state=kept, digest=digest), force=True)
+        if wait:
+            manager.wait_until_finished()
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"step {step} could not be saved in {manager.directory}: {error}; earlier checkpoints are whole: "
@@ -69,6 +77,12 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState | No
             "folder to go on from the checkpoint before it"
         ) from error
     return restored.state
+
+
+@jax.jit
+def copied(state: TrainState) -> TrainState:
+    """Returns a copy of the state where it lies."""
+    return jax.tree.map(jnp.copy, state)
 
 
 def digest_of(state: TrainState, kinds: tuple[str, ...] = ()) -> dict[str, str]:

@@ -52,6 +52,16 @@ def connect(config: HostsConfig) -> None:
         ) from error
 
 
+def check_rows(spread: Spread) -> None:
+    """Raises ValueError where two hosts would have to make the same rows."""
+    by_rows = spread.mesh.devices.reshape(-1, spread.mesh.shape["tensor"])
+    if any(len({device.process_index for device in devices}) > 1 for devices in by_rows):
+        raise ValueError(
+            f"mesh.tensor {spread.mesh.shape['tensor']} divides heads over hosts of {jax.local_device_count()} devices, and each "
+            "host makes rows of its own: give mesh.tensor a divisor of these"
+        )
+
+
 def own_shards(shards: int) -> range:
     """Returns which of so many equal parts of a batch's rows this host makes. Raises ValueError where they do not go round."""
     count = jax.process_count()

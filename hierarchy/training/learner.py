@@ -191,9 +191,19 @@ def shared(batch: Batch) -> Batch:
 
 
 @functools.lru_cache(16)
-def make_measure(network: Network, spread: Spread | None = None) -> Callable[[hk.Params, Batch], Metrics]:
-    """Returns the compiled `plan_use` of a network. Made once."""
-    return jax.jit(functools.partial(plan_use, network), out_shardings=None if spread is None else whole(spread))
+def make_measure(
+    network: Network, compute: Compute | None = None, spread: Spread | None = None
+) -> Callable[[hk.Params, Batch], Metrics]:
+    """Returns the compiled `plan_use` of a network, computed as its steps are (see `make_step`). Made once."""
+
+    def measure(params: hk.Params, batch: Batch) -> Metrics:
+        with computing(compute or Compute(), spread):
+            return plan_use(network, lowered(params), batch)
+
+    if spread is None:
+        return jax.jit(measure)
+    held = state_shardings(spread, jax.eval_shape(network.init, jax.random.key(0)))
+    return jax.jit(measure, in_shardings=(held, batch_sharding(spread)), out_shardings=whole(spread))
 
 
 def detached(network: Network) -> Network:

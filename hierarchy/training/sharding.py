@@ -2,7 +2,8 @@
 
 A batch's rows are divided over `data` and `fsdp`. Parameters, and what the optimiser keeps of each, are divided over `fsdp`, and
 gathered layer by layer where they are used (ZeRO, arXiv 1910.02054, stage 3). Over `tensor` heads and hidden units are divided,
-with their parameters (Megatron-LM, arXiv 1909.08053, section 3). Nothing that is divided changes what is computed.
+with their parameters, and the classes of text (Megatron-LM, arXiv 1909.08053, section 3). Nothing that is divided changes what is
+computed.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from modules.compute import Spread, partition
@@ -32,9 +33,7 @@ PARAMETERS = (
     (r"layer_\d+/distance", ("width", "heads")),
     (r"layer_\d+/gate_up/w", ("width", "hidden")),
     (r"layer_\d+/down/w", ("hidden", "width")),
-    (r"/text/w", ("width", "classes")),
-    (r"/text/b", ("classes",)),
-    (r"embedding/names", ("classes", "width")),
+    (r"embedding/names", (None, "width")),
     (r"embedding/fields", (None, None, "width")),
     (r"plan_(key_value|film)_\d+/w", (None, "width")),
     (r"/w", ("width", None)),
@@ -60,7 +59,8 @@ class MeshConfig:
 def spread_over(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Spread:
     """Returns the mesh of these devices, or of all there are, with what is divided along its axes.
 
-    Neighbours in the devices' order share the innermost axis, `tensor`, which communicates most.
+    The axes follow the links between TPUs; elsewhere neighbours in the devices' order share the innermost axis, `tensor`, which
+    communicates most.
 
     Raises:
         ValueError: the mesh has another number of devices.
@@ -69,7 +69,8 @@ def spread_over(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     if config.devices != len(devices):
         raise ValueError(f"the mesh {dataclasses.astuple(config)} has {config.devices} devices and there are {len(devices)}")
     names = tuple(field.name for field in dataclasses.fields(config))
-    return Spread(Mesh(np.asarray(devices).reshape(dataclasses.astuple(config)), names), tuple(AXES.items()))
+    arranged = mesh_utils.create_device_mesh(dataclasses.astuple(config), devices, allow_split_physical_axes=True)
+    return Spread(Mesh(arranged, names), tuple(AXES.items()))
 
 
 def dimensions(module: str, name: str, rank: int) -> tuple[str | None, ...]:

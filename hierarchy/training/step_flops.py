@@ -8,10 +8,8 @@ as it can reach: half of a square.
 from hierarchy.corpus.packing import Packing
 from hierarchy.layout import BINS, Schema
 from hierarchy.model.config import ModelConfig, Sizes, sizes
-from modules.embedding import bin_features, head_features
+from hierarchy.model.flops import BIN_FEATURES, HEAD_FEATURES
 from modules.transformer import TransformerConfig
-
-BIN_FEATURES, HEAD_FEATURES = bin_features(BINS).shape[1], head_features(BINS).shape[1]
 
 
 def step_flops(config: ModelConfig, schema: Schema, packing: Packing) -> float:
@@ -28,21 +26,20 @@ def step_flops(config: ModelConfig, schema: Schema, packing: Packing) -> float:
     return 3 * packing.rows * (count + attention_flops(config, schema, packing) / packing.rows)
 
 
-def attention_flops(config: ModelConfig, schema: Schema, packing: Packing, planner: bool = True) -> float:
-    """Returns the operations of one forward pass of self-attention over all rows: scores, and sums of values.
-
-    planner: whether its attention counts; the controller's does.
-    """
-    table, fast = sizes(schema), config.controller
-    reach = None if table.controller_words else fast.window * table.tick_tokens
-    count = fast.layers * 4 * fast.width * _pairs(packing.controller_tokens, reach)
-    if planner:
-        count += config.planner.layers * 4 * config.planner.width * _pairs(packing.planner_tokens, None)
-    return packing.rows * count
+def attention_flops(config: ModelConfig, schema: Schema, packing: Packing) -> float:
+    """Returns the operations of one forward pass of self-attention over all rows: scores, and sums of values."""
+    slow, fast, reach = config.planner, config.controller, sizes(schema).reach(config.controller.window)
+    of_pairs = pair_flops(slow) * pairs(packing.planner_tokens) + pair_flops(fast) * pairs(packing.controller_tokens, reach)
+    return packing.rows * of_pairs
 
 
-def _pairs(tokens: int, reach: int | None) -> float:
-    """How many pairs of tokens may see each other."""
+def pair_flops(config: TransformerConfig) -> int:
+    """Returns the operations of one query over one key in all layers."""
+    return config.layers * 4 * config.width
+
+
+def pairs(tokens: int, reach: int | None = None) -> float:
+    """Returns how many pairs of a row's tokens may see each other."""
     reach = tokens if reach is None else min(reach, tokens)
     return tokens * reach - reach * (reach - 1) / 2
 

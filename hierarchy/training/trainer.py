@@ -78,7 +78,7 @@ def train(
         CheckpointError: a checkpoint cannot be written or read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    manager = open_manager(folder / "checkpoints")
+    manager = open_manager(folder / "checkpoints", background=spread is not None)
     if spread is None:
         initial = functools.partial(initial_state, network, learner)
         like = jax.eval_shape(initial)
@@ -88,7 +88,7 @@ def train(
     state = initial() if state is None else state
     both = {step_weights(learner, 0), learner.weights}
     steps = {weights: make_step(network, learner, weights, compute, spread) for weights in both}
-    measure = make_measure(network, spread)
+    measure = make_measure(network, compute, spread)
     first = int(state.step)
     batches = loader(first) if first < learner.steps else iter(())
     first_host = jax.process_index() == 0
@@ -119,7 +119,7 @@ def train(
             due = time.monotonic() - saved_at > trainer.checkpoint_every_s
             now = anyone({"stop": stop.is_set, "save": due or stop.is_set})
             if now["save"]:
-                save(manager, state)
+                save(manager, state, wait=spread is None or now["stop"])
                 saved_at = time.monotonic()
             if now["stop"]:
                 by = stop.name or "another host"

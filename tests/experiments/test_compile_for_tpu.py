@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from experiments.compile_for_tpu import CHIPS, CompileConfig, figures, meshes_of, model_of, packing_of
-from experiments.optimised_program import Work, through_links, work
+from experiments.optimised_program import Schedule, Work, through_links, work
 from hierarchy.model.config import PRESETS
 from hierarchy.training.step_flops import attention_flops, step_flops
 
@@ -46,26 +46,47 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
 
 
 def test_loops_count_as_often_as_they_run():
-    done = work(PROGRAM)
+    done = work(PROGRAM, rate=100.0)
     assert done.cycles == 24 * 500 + 50
     assert done.collectives == {"all-gather": 24, "all-reduce": 1}
     assert done.sent["all-gather"] == 24 * (64 * 128 * 2) * 3 / 4
     assert done.sent["all-reduce"] == 2 * 8 * 128 * 4 * 7 / 8
     assert done.kernels == {"flash_forward": 24}
-    assert sorted(done.moves) == [(2 * 8 * 128 * 4 * 7 / 8, 0.0, 1), (64 * 128 * 2 * 3 / 4, 300.0, 24)]
+    # A gather takes 122.88 cycles, and 300 are computed beside it; nothing is computed beside the sum.
+    assert done.waiting == pytest.approx(2 * 8 * 128 * 4 * 7 / 8 / 100)
+    slower = work(PROGRAM, rate=10.0)
+    assert slower.waiting == pytest.approx(24 * (1228.8 - 300) + 716.8)
+
+
+def test_links_send_one_thing_after_another():
+    schedule = Schedule(rate=2.0)
+    first, second = schedule.send("all-gather", 20), schedule.send("all-gather", 40)
+    schedule.compute(12)
+    schedule.wait(first)
+    assert schedule.work.waiting == 0
+    schedule.wait(second)
+    assert schedule.work.waiting == (20 + 40) / 2 - 12
+    assert schedule.work.sent == {"all-gather": 60}
+
+
+def test_what_a_fusion_sends_is_hidden_behind_what_it_computes():
+    fused = PROGRAM.replace("multiply(%p, %p)", "all-reduce(%p), replica_groups={{0,1}}")
+    assert work(fused, 1e9).collectives["all-reduce"] == 24 * 2 + 2
+    assert work(fused, 1e9).waiting == pytest.approx(7168 / 1e9)
+    # 80 cycles a fusion, 240 a gather: a round waits 20 for its first fusion, which sends after the gather; the last waits 30.
+    assert work(fused, 51.2).waiting == pytest.approx(24 * 20 + 7168 / 51.2 + 30)
 
 
 def test_a_loop_of_unknown_rounds_is_refused():
     with pytest.raises(ValueError, match="without a known number of rounds"):
-        work(PROGRAM.replace("known_trip_count", "unknown"))
+        work(PROGRAM.replace("known_trip_count", "unknown"), 1.0)
 
 
 def test_what_moves_behind_computing_costs_nothing():
     chip = CHIPS["v4"]
-    hidden = Work(1e6, {}, {}, {}, ((1e3, 1e6, 10),))
-    bare = Work(1e6, {}, {}, {}, ((1e6, 0.0, 10),))
+    hidden, bare = (Work(1e6, waiting, {"all-gather": 1e7}, {}, {}) for waiting in (0.0, 1e7 / chip.links * chip.hz))
     one, other = (figures(chip, 8, done, 1e12, 0.0) for done in (hidden, bare))
-    assert one["waiting_s"] == 0.0
+    assert one["waiting_s"] == 0.0 < one["communication_s"]
     assert one["step_s"] == one["compute_s"] == 1e6 / chip.hz
     assert other["waiting_s"] == other["communication_s"] == pytest.approx(1e7 / chip.links)
     assert other["utilisation"] == pytest.approx(1e12 / (8 * chip.flops * (1e6 / chip.hz + 1e7 / chip.links)))

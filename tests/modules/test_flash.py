@@ -74,6 +74,13 @@ def test_the_kernel_attends_as_written_out_and_so_do_its_slopes(window, reach, m
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+def test_the_kernel_goes_through_the_blocks_that_may_be_seen_and_no_more():
+    assert flash.pairs(1024) == 3 * 512**2
+    assert flash.pairs(1024, 100) == 3 * 512**2
+    assert flash.pairs(2048, 512) == 7 * 512**2
+    assert flash.pairs(300) == 384**2
+
+
 def test_rows_at_once_are_rows_by_themselves():
     query, key, value = (jnp.stack([x, 2 * x]) for x in arrays(3, 100))
     now, until = (jnp.stack([a, b]) for a, b in zip(spans(place(0, 100), 4), spans(place(3, 100), 4), strict=True))

@@ -1,6 +1,5 @@
 """Two processes of two devices each train as one does; one of them killed ends the other with a clear word; nothing is lost."""
 
-import dataclasses
 import os
 import re
 import signal
@@ -23,12 +22,13 @@ from hierarchy.training.hosts import HostsConfig, anyone, own_shards, placed
 from hierarchy.training.learner import TrainState, initial_state
 from tests.experiments import debug_run as tiny
 
-STEPS = 8
-MESH = ["--mix.rows", "4", "--mix.shards", "2", "--mesh.data", "2", "--mesh.fsdp", "2", "--compute.scan"]
+STEPS = 16
 
 
-def options(corpus: Path, out: Path, steps: int = STEPS, every_s: float = 60.0) -> list[str]:
-    return [*tiny.training(corpus, out, steps, every_s), *MESH]
+def options(corpus: Path, out: Path, every_s: float = 60.0, mesh: tuple[str, str] = ("2", "2")) -> list[str]:
+    line = tiny.training(corpus, out, STEPS, every_s)
+    line[line.index("--mix.rows") + 1] = "4"
+    return [*line, "--mix.shards", "2", "--mesh.data", mesh[0], "--mesh.fsdp", mesh[1], "--compute.scan"]
 
 
 def start(line: list[str], devices: int, *more: str) -> subprocess.Popen:
@@ -107,18 +107,25 @@ def test_a_killed_host_ends_the_run_and_the_same_command_goes_on(victim, debug_r
 
 
 @pytest.mark.long
-def test_a_checkpoint_of_two_processes_acts_on_one_device_and_goes_on_on_another_mesh(debug_run, tmp_path):
-    line = options(debug_run / "corpus", tmp_path)
-    finish(*two(line))
-    config = tyro.cli(command.TrainConfig, args=line)
-    assert int(newest(config).step) == STEPS
+def test_two_processes_stop_together_and_one_goes_on_on_another_mesh_and_acts(debug_run, tmp_path, one_process):
+    processes = two(options(debug_run / "corpus", tmp_path, every_s=0.0))
+    wait_for(3, tmp_path, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [130, 130], said
+    assert "stopped by another host after step" in said[0]
+    assert "stopped by SIGTERM after step" in said[1]
+    finish(start(options(debug_run / "corpus", tmp_path, mesh=("1", "4")), 4))
+    assert len(losses(tmp_path)) == STEPS
+    np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
     assert tiny.command("evaluate", "--run", tmp_path, "--task", "patrol", "--ratio", "4", "--episodes", "2") == 0
-    on = dataclasses.replace(config, out=tmp_path)
-    assert command.facts_of(on, command.assemble(on))["learner"]["steps"] == STEPS
-    other = [part for part in line if not part.startswith("--mesh")]
-    del other[other.index("--compute.scan") - 2 : other.index("--compute.scan")]
-    state = newest(tyro.cli(command.TrainConfig, args=other))
-    assert int(state.step) == STEPS
+
+
+@pytest.mark.long
+def test_heads_that_are_divided_over_hosts_are_refused(debug_run, tmp_path):
+    for process in two([*options(debug_run / "corpus", tmp_path, mesh=("1", "1")), "--mesh.tensor", "4"]):
+        assert "mesh.tensor 4 divides heads over hosts of 2 devices" in process.communicate(timeout=120)[0]
+        assert process.returncode == 1
 
 
 def test_shards_join_to_the_batch_whoever_makes_them(debug_run, tmp_path):

@@ -1,4 +1,4 @@
-"""Eight devices, however they are arranged, train as one does; and each holds its part alone."""
+"""Two, four and eight devices, however they are arranged, train as one does; and each holds its part alone."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from hierarchy.training.learner import LearnerConfig
 from hierarchy.training.sharding import PARAMETERS, MeshConfig, dimensions, spread_over
 
 
-def eight(kind: str, *meshes: str) -> dict[str, dict[str, float]]:
-    """What `spread_job` found on eight simulated devices."""
+def trained(kind: str, attention: str, *meshes: str) -> dict[str, dict[str, float]]:
+    """What `spread_job` found on simulated devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "tests.hierarchy.training.spread_job", kind, *meshes]
+    command = [sys.executable, "-m", "tests.hierarchy.training.spread_job", kind, attention, *meshes]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -28,16 +28,20 @@ def eight(kind: str, *meshes: str) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "meshes"),
+    ("kind", "attention", "meshes"),
     [
-        ("film", ["2,2,2"]),
-        pytest.param("film", ["8,1,1", "1,8,1", "4,2,1", "1,2,4", "1,1,8", "2,4,1"], marks=pytest.mark.long),
-        pytest.param("relative", ["2,2,2", "1,4,2"], marks=pytest.mark.long),
-        pytest.param("text", ["2,2,2", "1,8,1"], marks=pytest.mark.long),
+        ("film", "einsum", ["2,2,2"]),
+        pytest.param("film", "einsum", ["1,1,1", "2,1,1", "1,2,1", "1,1,2", "2,2,1", "1,2,2", "1,4,1"], marks=pytest.mark.long),
+        pytest.param("film", "einsum", ["8,1,1", "1,8,1", "4,2,1", "1,2,4", "1,1,8", "2,4,1"], marks=pytest.mark.long),
+        pytest.param("pooled", "flash", ["2,2,2", "1,2,1"], marks=pytest.mark.long),
+        pytest.param("prefix", "einsum", ["2,2,2"], marks=pytest.mark.long),
+        pytest.param("relative", "einsum", ["2,2,2", "1,4,2"], marks=pytest.mark.long),
+        pytest.param("text", "einsum", ["2,2,2", "1,8,1"], marks=pytest.mark.long),
+        pytest.param("three_rates", "einsum", ["2,2,2"], marks=pytest.mark.long),
     ],
 )
-def test_eight_devices_train_as_one(kind, meshes):
-    for mesh, found in eight(kind, *meshes).items():
+def test_many_devices_train_as_one(kind, attention, meshes):
+    for mesh, found in trained(kind, attention, *meshes).items():
         assert found["loss"] < 1e-5, mesh
         assert found["moved"] > 1e-3, mesh
         _, fsdp, tensor = map(int, mesh.split(","))
