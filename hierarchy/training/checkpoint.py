@@ -101,7 +101,8 @@ def sums(state: TrainState) -> str:
     The sum is of 32-bit words, modulo 2**32, each times an odd number of its place: no word can change without it.
     """
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    own = np.array([sum(_sum(leaf.shape, shard) for shard in leaf.addressable_shards) for _, leaf in leaves], np.uint32)
+    parts = ([_sum(leaf.shape, shard) for shard in leaf.addressable_shards] for _, leaf in leaves)
+    own = np.array([np.sum(each, dtype=np.uint32) for each in parts])
     everywhere = own if jax.process_count() == 1 else multihost_utils.process_allgather(own).sum(axis=0, dtype=np.uint32)
     words = [f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} {int(x)}" for (path, leaf), x in zip(leaves, everywhere)]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
