@@ -104,12 +104,29 @@ def estimated_cycles(rest: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def trips(rest: str) -> int:
-    """Returns how often a loop runs. Raises ValueError where the compiler does not know."""
-    found = re.search(r'"known_trip_count":\{"n":"?(\d+)', rest)
-    if found is None:
-        raise ValueError(f"a loop without a known number of rounds: {rest[:200]}")
-    return int(found[1])
+def trips(loop: Instruction, parts: dict[str, list[Instruction]], beside: dict[str, Instruction]) -> int:
+    """Returns how often a loop runs: to the number that its condition compares a counter with, from the counter's first value.
+
+    beside: the instructions that it stands among, by name. Raises ValueError where no such numbers are found.
+    """
+    condition = {each.name: each for each in parts[re.search(r"condition=%?([\w.\-]+)", loop.rest)[1]]}
+    compared = next((each for each in condition.values() if each.opcode == "compare" and "direction=LT" in each.rest), None)
+    counter, bound = (condition.get(name) for name in operands(compared)) if compared else (None, None)
+    if bound is None or bound.opcode != "constant":
+        raise ValueError(f"a loop without a known number of rounds: {loop.name}")
+    index = int(re.search(r"index=(\d+)", counter.rest)[1])
+    first = beside.get(operands(beside[operands(loop)[0]])[index])
+    return number(bound) - (number(first) if first is not None and first.opcode == "constant" else 0)
+
+
+def number(constant: Instruction) -> int:
+    """Returns the value of a constant."""
+    return int(constant.rest.partition(")")[0])
+
+
+def operands(instruction: Instruction) -> list[str]:
+    """Returns the names of what an instruction takes."""
+    return re.findall(r"%([\w.\-]+)", instruction.rest.split("), ")[0])
 
 
 def group_size(rest: str) -> int:
@@ -143,26 +160,27 @@ def work(text: str, rate: float) -> Work:
 
     @functools.cache
     def of(name: str) -> Work:
-        return _work(parts[name], of, rate)
+        return _work(parts[name], parts, of, rate)
 
     return of(entry)
 
 
-def _work(instructions: list[Instruction], of: Callable[[str], Work], rate: float) -> Work:
+def _work(instructions: list[Instruction], parts: dict[str, list[Instruction]], of: Callable[[str], Work], rate: float) -> Work:
     """Returns what instructions do; of: what another computation does, by name."""
-    schedule, sizes = Schedule(rate), {each.name: size_of(each.shape) for each in instructions}
+    schedule, beside = Schedule(rate), {each.name: each for each in instructions}
+    sizes = {each.name: size_of(each.shape) for each in instructions}
     due: dict[str, float] = {}
     for each in instructions:
         kind = re.sub(r"-(start|done)$", "", each.opcode)
         if kind in COLLECTIVES or kind == "async":
-            operands = re.findall(r"%([\w.\-]+)", each.rest.split("), ")[0])
+            taken_from = operands(each)
             if each.opcode.endswith("-done"):
-                schedule.wait(due.get(operands[0], 0.0))
+                schedule.wait(due.get(taken_from[0], 0.0))
                 continue
             if kind == "async":
                 due[each.name] = _send_what_is_sent_in(schedule, of(called(each.rest)[0]))
                 continue
-            taken = sum(sizes.get(name, 0) for name in operands)
+            taken = sum(sizes.get(name, 0) for name in taken_from)
             # The start of an asynchronous one makes a tuple that has its operands too.
             made = sizes[each.name] - (taken if each.opcode.endswith("-start") and kind != "all-reduce" else 0)
             there = schedule.send(kind, through_links(kind, made, taken, group_size(each.rest)))
@@ -171,7 +189,7 @@ def _work(instructions: list[Instruction], of: Callable[[str], Work], rate: floa
             else:
                 schedule.wait(there)
         elif each.opcode == "while":
-            schedule.run(of(re.search(r"body=%?([\w.\-]+)", each.rest)[1]), trips(each.rest))
+            schedule.run(of(re.search(r"body=%?([\w.\-]+)", each.rest)[1]), trips(each, parts, beside))
         elif each.opcode in ("call", "conditional"):
             schedule.run(max(map(of, called(each.rest)), key=lambda other: other.cycles))
         elif each.opcode == "custom-call" and "tpu_custom_call" in each.rest:

@@ -8,6 +8,7 @@ precision of products does.
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -54,19 +55,31 @@ class Compute:
         return jnp.dtype(self.precision)
 
 
+Dimensions = tuple[str | None, ...]
+"""Names of an array's dimensions; None for those that are never divided."""
+
+
 class Spread(NamedTuple):
     """Devices, and what is spread over them. axes: from the name of a dimension to the mesh axes that divide it, in order.
+    parameters: from the end of a parameter's path to the names of its dimensions, the first that matches; None for those that
+    stay whole.
 
     Dimensions of activations: "rows" of a batch, "heads" of attention (or what is made of them, in their order), "hidden" of the
-    feed-forward, "classes" of text.
+    feed-forward, "classes" of text. "width" is a parameter's dimension that no activation shares.
     """
 
     mesh: Mesh
     axes: tuple[tuple[str, tuple[str, ...]], ...]
+    parameters: tuple[tuple[str, Dimensions | None], ...] = ((r"", None),)
 
     def over(self, dimension: str | None) -> tuple[str, ...]:
         """Returns the mesh axes that divide a dimension of this name; none for a name that is not there."""
         return dict(self.axes).get(dimension, ())
+
+    def dimensions(self, path: str, rank: int) -> Dimensions:
+        """Returns the names of a parameter's dimensions."""
+        names = next(names for pattern, names in self.parameters if re.search(pattern + "$", path))
+        return names if names is not None and len(names) == rank else (None,) * rank
 
 
 _CURRENT: contextvars.ContextVar[tuple[Compute, Spread | None]] = contextvars.ContextVar("computing", default=(Compute(), None))
@@ -87,7 +100,7 @@ def current() -> tuple[Compute, Spread | None]:
     return _CURRENT.get()
 
 
-def partition(spread: Spread, names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+def partition(spread: Spread, names: Dimensions, shape: tuple[int, ...]) -> PartitionSpec:
     """Returns how an array with dimensions of these names and sizes is divided.
 
     A mesh axis divides the first dimension that claims it, and only where the size is a multiple; else the dimension stays whole.
@@ -109,6 +122,45 @@ def laid(x: jax.Array, *names: str | None) -> jax.Array:
     if spread is None:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(spread.mesh, partition(spread, names, x.shape)))
+
+
+def gathered(x: jax.Array, names: Dimensions) -> jax.Array:
+    """Returns x whole along the dimensions, of these names, that are divided over the same devices as rows: each device needs all
+    of a parameter for its own rows. What comes back for it as a gradient is summed and divided again. x itself where nothing is
+    spread."""
+    _, spread = current()
+    if spread is None:
+        return x
+    rows = set(spread.over("rows"))
+    kept = tuple(None if rows & set(spread.over(name)) else name for name in names)
+    whole, held = (NamedSharding(spread.mesh, partition(spread, each, x.shape)) for each in (kept, names))
+    return x if whole == held else _resharded(x, whole, held)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _resharded(x: jax.Array, there: NamedSharding, back: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, there)
+
+
+_resharded.defvjp(
+    lambda x, there, back: (_resharded(x, there, back), None),
+    lambda there, back, _, slope: (jax.lax.with_sharding_constraint(slope, back),),
+)
+
+
+@contextlib.contextmanager
+def gathering() -> Iterator[None]:
+    """Parameters that modules ask for inside are gathered there, where they are used, and not before."""
+    _, spread = current()
+    if spread is None:
+        yield
+        return
+
+    def getter(next_getter, value: jax.Array, context: hk.GetterContext) -> jax.Array:
+        return gathered(next_getter(value), spread.dimensions(context.full_name, value.ndim))
+
+    with hk.custom_getter(getter):
+        yield
 
 
 def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,15 +192,19 @@ def rematerialised(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any
 
 
 def lowered(params: hk.Params) -> hk.Params:
-    """Returns parameters whose matrices inside layers have the precision of the computation."""
-    compute, _ = current()
-    if compute.precision == "float32":
+    """Returns parameters as a pass reads them: matrices inside layers in the precision of the computation, to be gathered there;
+    all others whole, but for tables, of which few rows are read."""
+    compute, spread = current()
+    if compute.precision == "float32" and spread is None:
         return params
 
-    def lower(module: str, leaf: jax.Array) -> jax.Array:
-        return leaf.astype(compute.dtype) if "/layer_" in module and leaf.ndim > 1 else leaf
+    def lower(module: str, name: str, leaf: jax.Array) -> jax.Array:
+        if "/layer_" in module:
+            return leaf.astype(compute.dtype) if leaf.ndim > 1 else leaf
+        table = spread is None or name == "names"
+        return leaf if table else gathered(leaf, spread.dimensions(f"{module}/{name}", leaf.ndim))
 
-    return {module: {name: lower(module, leaf) for name, leaf in leaves.items()} for module, leaves in params.items()}
+    return {module: {name: lower(module, name, leaf) for name, leaf in leaves.items()} for module, leaves in params.items()}
 
 
 class LayerNames:

@@ -28,7 +28,7 @@ from modules.attention import (
     score_distances,
     split_heads,
 )
-from modules.compute import LayerNames, current, each_device, laid, rematerialised
+from modules.compute import LayerNames, current, each_device, gathering, laid, rematerialised
 from modules.flash import flash_attention
 from modules.masks import Place, may_see, spans
 
@@ -262,7 +262,8 @@ def over_each_other(
         return attention(query, new, **how), new
 
     def layer(i: int, x: jax.Array, outside: Callable | None, before: KeyValues | None) -> jax.Array:
-        return Block(config, f"layer_{i}")(x, time, over, outside and functools.partial(outside, i=i), before)[0]
+        with gathering():
+            return Block(config, f"layer_{i}")(x, time, over, outside and functools.partial(outside, i=i), before)[0]
 
     x = laid(x.astype(compute.dtype), None, None)
     if compute.scan and not hk.running_init():

@@ -8,7 +8,6 @@ computed.
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,12 +33,13 @@ PARAMETERS = (
     (r"layer_\d+/gate_up/w", ("width", "hidden")),
     (r"layer_\d+/down/w", ("hidden", "width")),
     (r"embedding/names", (None, "width")),
+    (r"embedding/bias", ("classes",)),
     (r"embedding/fields", (None, None, "width")),
     (r"plan_(key_value|film)_\d+/w", (None, "width")),
     (r"/w", ("width", None)),
     (r"", None),
 )
-"""From the end of a parameter's path to the names of its dimensions, the first that matches; None for those that stay whole."""
+"""From the end of a parameter's path to the names of its dimensions, see `Spread`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +70,7 @@ def spread_over(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
         raise ValueError(f"the mesh {dataclasses.astuple(config)} has {config.devices} devices and there are {len(devices)}")
     names = tuple(field.name for field in dataclasses.fields(config))
     arranged = mesh_utils.create_device_mesh(dataclasses.astuple(config), devices, allow_split_physical_axes=True)
-    return Spread(Mesh(arranged, names), tuple(AXES.items()))
-
-
-def dimensions(module: str, name: str, rank: int) -> tuple[str | None, ...]:
-    """Returns the names of a parameter's dimensions by the table; None for one that is never divided."""
-    path = f"{module}/{name}"
-    names = next(names for pattern, names in PARAMETERS if re.search(pattern + "$", path))
-    return names if names is not None and len(names) == rank else (None,) * rank
+    return Spread(Mesh(arranged, names), tuple(AXES.items()), PARAMETERS)
 
 
 def state_shardings(spread: Spread, state: Any) -> Any:
@@ -86,7 +79,7 @@ def state_shardings(spread: Spread, state: Any) -> Any:
 
     def one(path: tuple, leaf: Any) -> NamedSharding:
         keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        names = dimensions(*keys[-2:], len(leaf.shape)) if len(keys) >= 2 else (None,) * len(leaf.shape)
+        names = spread.dimensions("/".join(keys[-2:]), len(leaf.shape)) if len(keys) >= 2 else (None,) * len(leaf.shape)
         return NamedSharding(spread.mesh, partition(spread, names, leaf.shape))
 
     return jax.tree_util.tree_map_with_path(one, state)

@@ -32,13 +32,17 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
 }
 
 %cond (arg.1: (s32[], bf16[16,128])) -> pred[] {
+  %rounds = s32[]{:T(128)} constant(26), metadata={op_name="while"}
   %arg.1 = (s32[], bf16[16,128]{1,0}) parameter(0)
-  ROOT %c = pred[] constant(true)
+  %i = s32[]{:T(128)} get-tuple-element(%arg.1), index=0
+  ROOT %c = pred[]{:T(512)} compare(%i, %rounds), direction=LT, metadata={op_name="while/cond/lt"}
 }
 
 ENTRY %main (a: f32[8,128]) -> f32[8,128] {
   %a = f32[8,128]{1,0} parameter(0)
-  %w = (s32[], bf16[16,128]{1,0}) while(%a), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"24"}}
+  %first = s32[]{:T(128)} constant(2)
+  %both = (s32[]{:T(128)}, bf16[16,128]{1,0}) tuple(%first, %a)
+  %w = (s32[]{:T(128)}, bf16[16,128]{1,0}) while(%both), condition=%cond, body=%body, metadata={op_name="while"}
   %r = f32[8,128]{1,0} all-reduce(%a), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%fused
   ROOT %out = f32[8,128]{1,0} fusion(%r), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"50"}
 }
@@ -79,7 +83,7 @@ def test_what_a_fusion_sends_is_hidden_behind_what_it_computes():
 
 def test_a_loop_of_unknown_rounds_is_refused():
     with pytest.raises(ValueError, match="without a known number of rounds"):
-        work(PROGRAM.replace("known_trip_count", "unknown"), 1.0)
+        work(PROGRAM.replace("direction=LT", "direction=NE"), 1.0)
 
 
 def test_what_moves_behind_computing_costs_nothing():

@@ -36,7 +36,7 @@ def assert_close(one, other, within: float) -> None:
 @pytest.mark.parametrize(
     ("kind", "compute"),
     [
-        ("film", Compute(scan=True, remat="full")),
+        pytest.param("film", Compute(scan=True, remat="full"), marks=pytest.mark.long),
         pytest.param("pooled", Compute(scan=True, remat="dots"), marks=pytest.mark.long),
         pytest.param("prefix", Compute(scan=True), marks=pytest.mark.long),
         pytest.param("relative", Compute(scan=True, remat="full"), marks=pytest.mark.long),
@@ -82,7 +82,8 @@ def test_an_axis_divides_the_first_dimension_that_claims_it_and_can_be_divided()
     assert partition(spread, ("width", None), (6, 8)) == PartitionSpec(None, None)
 
 
-@pytest.mark.parametrize("kind", ["film", pytest.param("captions", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["film", "captions"])
 def test_a_batch_in_parts_is_the_batch(kind):
     toy_, batch = example(kind)
     batch = jax.tree.map(lambda x: np.concatenate([x, x[:1]]), batch)

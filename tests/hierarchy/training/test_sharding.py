@@ -14,7 +14,7 @@ from hierarchy.layout import TEXT_IDS
 from hierarchy.model.config import PRESETS
 from hierarchy.model.network import build
 from hierarchy.training.learner import LearnerConfig
-from hierarchy.training.sharding import PARAMETERS, MeshConfig, dimensions, spread_over
+from hierarchy.training.sharding import PARAMETERS, MeshConfig, spread_over
 
 
 def trained(kind: str, attention: str, *meshes: str) -> dict[str, dict[str, float]]:
@@ -51,11 +51,11 @@ def test_many_devices_train_as_one(kind, attention, meshes):
 @pytest.mark.parametrize("preset", ["debug", "demo", "1.18B"])
 def test_every_large_parameter_is_divided_by_the_table(preset):
     network = build(PRESETS[preset], schema_of(("patrol", "text"), TEXT_IDS, "two_rate"))
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    shapes, spread = jax.eval_shape(network.init, jax.random.key(0)), spread_over(MeshConfig())
     whole = {}
     for module, leaves in shapes.items():
         for name, leaf in leaves.items():
-            names = dimensions(module, name, len(leaf.shape))
+            names = spread.dimensions(f"{module}/{name}", len(leaf.shape))
             assert len(names) == len(leaf.shape)
             if set(names) == {None}:
                 whole[f"{module}/{name}"] = leaf.size
