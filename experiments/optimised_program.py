@@ -130,12 +130,17 @@ def operands(instruction: Instruction) -> list[str]:
 
 
 def group_size(rest: str) -> int:
-    """Returns how many devices take part in a collective together."""
+    """Returns how many devices take part in a collective together, however it is written. Raises ValueError for another way."""
+    if found := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", found[2]))
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(found[2])
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(found[1].split(","))
-    return 2
+    if "source_target_pairs=" in rest:
+        return 2
+    raise ValueError(f"a collective of unknown groups: {rest[:200]}")
 
 
 def through_links(kind: str, made: int, taken: int, devices: int) -> float:

@@ -108,7 +108,7 @@ def partition(spread: Spread, names: Dimensions, shape: tuple[int, ...]) -> Part
     used: set[str] = set()
     parts: list[tuple[str, ...] | None] = []
     for name, size in zip(names, shape, strict=True):
-        wanted = [axis for axis in spread.over(name) if axis not in used and spread.mesh.shape[axis] > 1]
+        wanted = [axis for axis in spread.over(name) if axis not in used]
         while wanted and size % math.prod(spread.mesh.shape[axis] for axis in wanted):
             wanted.pop()
         used.update(wanted)

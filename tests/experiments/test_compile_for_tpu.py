@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from experiments.compile_for_tpu import CHIPS, CompileConfig, figures, meshes_of, model_of, packing_of
-from experiments.optimised_program import Schedule, Work, through_links, work
+from experiments.optimised_program import Schedule, Work, group_size, through_links, work
 from hierarchy.model.config import PRESETS
 from hierarchy.training.step_flops import attention_flops, step_flops
 
@@ -60,6 +60,18 @@ def test_loops_count_as_often_as_they_run():
     assert done.waiting == pytest.approx(2 * 8 * 128 * 4 * 7 / 8 / 100)
     slower = work(PROGRAM, rate=10.0)
     assert slower.waiting == pytest.approx(24 * (1228.8 - 300) + 716.8)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        "replica_groups=[8,4]<=[8,4]T(1,0), dimensions={0}",
+        "replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add",
+        "replica_groups=mesh['axis_0'=8,'axis_1'=2,'axis_2'=2] {'axis_1','axis_2'}, to_apply=%add",
+    ],
+)
+def test_groups_are_read_however_they_are_written(groups):
+    assert group_size(f"%x), channel_id=1, {groups}") == 4
 
 
 def test_links_send_one_thing_after_another():
