@@ -21,9 +21,15 @@ Baselines, with what tells them from the two-rate agent:
     --learner.weights.sub-goal 0 --learner.planner-steps 0        nobody tells the planner what to plan
     --plan-read prefix, --plan-levels 5 5 5 5    another way to read a plan, or plans of a few values
     --mix.prompts 0.25                           a quarter of the episodes begin after a stretch of another one, as in Gato
+
+On several devices, and on several hosts, of which each gives the same command with its own index:
+
+    --mesh.fsdp 8 --compute.precision bfloat16 --compute.scan --compute.remat full
+    --mesh.data 2 --mesh.fsdp 4 --mix.shards 2 --hosts.count 2 --hosts.index 0 --hosts.coordinator 10.0.0.1:8476
 """
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -46,8 +52,11 @@ from hierarchy.model.config import PRESETS, ModelConfig, PlanRead
 from hierarchy.model.flops import parameters
 from hierarchy.model.network import Network, build
 from hierarchy.training.checkpoint import CheckpointError, write_facts
+from hierarchy.training.hosts import HostLost, HostsConfig, check_rows, connect, in_turn, lost_hosts_named, own_shards
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
+from hierarchy.training.sharding import MeshConfig, spread_over
 from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
+from modules.compute import Compute, Spread
 
 AgentName = Literal["two_rate", "three_rate", "single_rate", "controller_only", "chunked", "late_action"]
 TOKENIZER = "tokenizer.model"
@@ -67,6 +76,8 @@ class Mix:
     share of the episodes that are read after a stretch of another episode of their task, `prompt_ticks` long, where a row has
     room for both.
     above_: the same as of plans, for the planner above the planner of three rates, all in ticks.
+    shards: stretches of the corpus that fill equal parts of every batch's rows, a multiple of the hosts; it and not the number
+    of hosts says what a batch is.
     """
 
     tasks: tuple[str, ...] = ()
@@ -90,6 +101,7 @@ class Mix:
     loader_threads: int = 1
     prompts: float = 0.0
     prompt_ticks: int = Prompts.ticks
+    shards: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +109,8 @@ class TrainConfig:
     """agent: which model. preset: its size. plan_read: how the controller reads plans, the preset's way by default. plan_levels:
     how many values a plan's channels may take, in turn; none for real numbers. at_once: all elements of an action are decoded in
     one pass, none from another. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the tokenizer,
-    which is trained on the corpus' own words once."""
+    which is trained on the corpus' own words once. compute, mesh, hosts: how and where it is computed, which no checkpoint
+    depends on."""
 
     corpus: Path
     out: Path
@@ -110,6 +123,9 @@ class TrainConfig:
     mix: Mix = Mix()
     learner: LearnerConfig = LearnerConfig()
     trainer: TrainerConfig = TrainerConfig()
+    compute: Compute = Compute()
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
 
 
 def sources(config: TrainConfig) -> dict[str, Source]:
@@ -313,6 +329,8 @@ NEWER = {
     "following": 0.0,
     "lifetime": 0.0,
     "above": (),
+    "shards": 1,
+    "accumulate": 1,
     **{name: getattr(Mix, name) for name in ABOVE},
 }
 """What models, mixtures and losses had no word for at first, and what it was."""
@@ -326,13 +344,36 @@ def said(facts: dict) -> dict:
 
 def train_run(config: TrainConfig) -> TrainState:
     """Returns the trained state, resuming what is in `config.out`."""
-    run = assemble(config)
-    write_facts(config.out, facts_of(config, run))
+    connect(config.hosts)
+    spread, own = devices_of(config), own_shards(config.mix.shards)
+    with lost_hosts_named(), in_turn():
+        # The first host makes what is on disk, the others find it there.
+        run = assemble(config)
+        write_facts(config.out, facts_of(config, run))
 
     def loader(step: int) -> Iterator[tuple[Batch, dict[str, float]]]:
-        return Loader(run.mixture, config.learner.seed, step, threads=config.mix.loader_threads)
+        mix = config.mix
+        return Loader(run.mixture, config.learner.seed, step, threads=mix.loader_threads, own=own, shards=mix.shards)
 
-    return train(run.network, config.learner, config.trainer, loader, run.held_out, config.out, f"training {config.agent}")
+    title = f"training {config.agent}"
+    parts = run.network, config.learner, config.trainer, loader, run.held_out, config.out
+    return train(*parts, title, config.compute, spread)
+
+
+def devices_of(config: TrainConfig) -> Spread | None:
+    """Returns the devices that a run is spread over; None for a mesh of one. Raises ValueError where rows do not go round."""
+    mesh = config.mesh
+    if mesh.devices == config.hosts.count == 1:
+        return None
+    parts = mesh.data * mesh.fsdp
+    if config.mix.rows % (parts * config.learner.accumulate):
+        raise ValueError(
+            f"{config.mix.rows} rows over data x fsdp = {parts} devices in {config.learner.accumulate} parts: give mix.rows a "
+            "multiple"
+        )
+    spread = spread_over(mesh)
+    check_rows(spread)
+    return spread
 
 
 def pace_s(config: TrainConfig, steps: int = 30) -> tuple[float, float]:
@@ -345,7 +386,7 @@ def pace_s(config: TrainConfig, steps: int = 30) -> tuple[float, float]:
     state, paces = initial_state(run.network, config.learner), []
     batches = Loader(run.mixture, config.learner.seed, 0, threads=config.mix.loader_threads)
     for weights in (step_weights(config.learner, 0), config.learner.weights):
-        step, took = make_step(run.network, config.learner, weights), []
+        step, took = make_step(run.network, config.learner, weights, config.compute, None), []
         for _ in range(steps):
             began = time.perf_counter()
             state, metrics = step(state, next(batches)[0])
@@ -372,6 +413,10 @@ def main() -> int:
     except (ValueError, OSError, CheckpointError, NotFinite) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
+    except HostLost as error:
+        print(f"train: {error}", file=sys.stderr, flush=True)
+        # Leaving in order would wait for the lost host.
+        os._exit(1)
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"train: {error or 'stopped'}", file=sys.stderr)
         return 130

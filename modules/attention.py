@@ -55,12 +55,18 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """
     count = cos.shape[-1]
     a, b, rest = x[..., :count], x[..., count : 2 * count], x[..., 2 * count :]
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
+    turned = (a * cos - b * sin, a * sin + b * cos)
+    return jnp.concatenate([*(part.astype(x.dtype) for part in turned), rest], axis=-1)
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
     """Returns [H, N, D/H] from [N, D]."""
     return jnp.swapaxes(x.reshape(x.shape[0], heads, -1), 0, 1)
+
+
+def join_heads(x: jax.Array) -> jax.Array:
+    """Returns [N, D] from [H, N, D/H]."""
+    return jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1)
 
 
 def distance_waves(longest: int, size: int) -> np.ndarray:
@@ -94,23 +100,25 @@ def attend(
     more: M keys and values that stand elsewhere and come after the memory's in mask and relative, which are then [Q, N + M]:
     joining the two would copy them.
     """
+    # Scores and sums are float32 whatever the precision of queries, keys and values.
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     scale, parts, first = query.shape[-1] ** -0.5, [], 0
     for each in (memory,) if more is None else (memory, more):
         own = slice(first, first := first + each.key.shape[1])
-        scores = jnp.einsum("hqd,hnd->hqn", query * scale, each.key)
+        scores = product("hqd,hnd->hqn", query * scale, each.key)
         if relative is not None:
             distance = relative.distance[None, :, own]
             scores = scores + jnp.take_along_axis(relative.score, distance, axis=-1, mode="clip")
         parts.append((jnp.where(mask[:, own], scores, MASKED), "hqn,hnd->hqd", each.value))
     if prefix is not None:
-        scores = jnp.einsum("hqd,qhpd->hqp", prefix.query * scale, prefix.memory.key)
+        scores = product("hqd,qhpd->hqp", prefix.query * scale, prefix.memory.key)
         parts.append((scores, "hqp,qhpd->hqd", prefix.memory.value))
     largest = functools.reduce(jnp.maximum, [scores.max(axis=-1, keepdims=True) for scores, _, _ in parts])
     mixed, total = 0.0, 0.0
     for scores, mixing, value in parts:
         weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
-        mixed, total = mixed + jnp.einsum(mixing, weights, value), total + weights.sum(axis=-1, keepdims=True)
-    return jnp.swapaxes(mixed / total, 0, 1).reshape(query.shape[1], -1)
+        mixed, total = mixed + product(mixing, weights.astype(value.dtype), value), total + weights.sum(axis=-1, keepdims=True)
+    return join_heads((mixed / total).astype(query.dtype))
 
 
 def attend_in_order(
@@ -139,8 +147,8 @@ def attend_in_order(
 def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
     """Returns [Q, D] from queries [H, Q, D/H], each over keys and values of its own: memory's arrays are [Q, H, P, D/H],
     or [1, H, P, D/H] where all queries have the same."""
-    scores = jnp.einsum("hqd,qhpd->qhp", query, memory.key) * query.shape[-1] ** -0.5
-    mixed = jnp.einsum("qhp,qhpd->qhd", jax.nn.softmax(scores, axis=-1), memory.value)
+    scores = jnp.einsum("hqd,qhpd->qhp", query, memory.key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    mixed = jnp.einsum("qhp,qhpd->qhd", jax.nn.softmax(scores, axis=-1).astype(memory.value.dtype), memory.value)
     return mixed.reshape(mixed.shape[0], -1)
 
 
@@ -162,3 +170,8 @@ def linear(size: int, name: str, scale: float = 1.0) -> hk.Linear:
 def norm(name: str) -> hk.RMSNorm:
     """Returns the normalisation that stands before every block."""
     return hk.RMSNorm(axis=-1, eps=1e-6, name=name)
+
+
+def normed(name: str, x: jax.Array) -> jax.Array:
+    """Returns x normalised, worked out in float32."""
+    return norm(name)(x.astype(jnp.float32)).astype(x.dtype)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from modules.attention import pick
+from modules.compute import gathered
 
 SHARPNESS = (0.0, 4.0, 6.0)
 POSITIONS = 64
@@ -115,7 +116,8 @@ class TokenEmbedding(hk.Module):
         """Returns logits [M, names] of the first names from outputs [M, D]: how well each fits the row that embeds the name
         (arXiv 1608.05859). Scaled so that they start out of size 1."""
         bias = hk.get_parameter("bias", (names,), init=jnp.zeros)
-        return x * self._width**-0.5 @ self._table()[:names].T + bias
+        rows = gathered(self._table()[:names].astype(x.dtype), ("classes", "width"))
+        return jnp.matmul(x * self._width**-0.5, rows.T, preferred_element_type=jnp.float32) + bias
 
     def _table(self) -> jax.Array:
         return hk.get_parameter("names", (self._names + 1, self._width), init=hk.initializers.RandomNormal(1.0))

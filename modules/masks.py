@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Place(NamedTuple):
@@ -29,3 +30,15 @@ def may_see(query: Place, key: Place, window: int) -> jax.Array:
     near = time_q - time_k < window
     present = key.lasting[None, :] | (time_q == time_k)
     return same & past & near & present
+
+
+def spans(place: Place, window: int) -> tuple[jax.Array, jax.Array]:
+    """Returns now and until, int32 [N]: token i of a stream sees token k <= i, by `may_see`, exactly if now[i] < until[k].
+
+    For a stream in order, whose segments are contiguous and in order of time. `now` is time with its jumps cut to the window and
+    a window between segments, so that one comparison tells segments, windows and lasting apart. An empty place sees itself.
+    """
+    jump = jnp.clip(jnp.diff(place.time, prepend=place.time[:1]), 0, window)
+    other = jnp.diff(place.segment, prepend=place.segment[:1]) != 0
+    now = jnp.cumsum(jnp.where(other, window, jump), dtype=jnp.int32)
+    return now, now + jnp.where(place.lasting, window, 1)

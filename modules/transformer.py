@@ -5,6 +5,7 @@ written to first), so the two cannot drift apart.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -19,14 +20,17 @@ from modules.attention import (
     attend,
     attend_in_order,
     distance_waves,
+    join_heads,
     linear,
-    norm,
+    normed,
     rotate,
     rotation,
     score_distances,
     split_heads,
 )
-from modules.masks import Place, may_see
+from modules.compute import LayerNames, current, each_device, gathering, laid, rematerialised
+from modules.flash import flash_attention
+from modules.masks import Place, may_see, spans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +165,8 @@ class Block(hk.Module):
         over: attends with queries over the tokens' own keys and values, and over others that it knows.
         """
         config = self._config
-        qkv = linear(3 * config.width, "query_key_value")(norm("norm_attention")(x))
-        query, key, value = (split_heads(part, config.heads) for part in jnp.split(qkv, 3, axis=-1))
+        qkv = linear(3 * config.width, "query_key_value")(normed("norm_attention", x))
+        query, key, value = (split_heads(laid(part, None, "heads"), config.heads) for part in jnp.split(qkv, 3, axis=-1))
         before = None if prefix is None else Prefix(query, prefix)
         relative = None
         if isinstance(time, Turn):
@@ -170,11 +174,13 @@ class Block(hk.Module):
         else:
             query, relative = self._relative(query, time)
         mixed, memory = over(query, KeyValues(key, value), relative=relative, prefix=before)
-        x = x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed)
+        x = laid(x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
         if between is not None:
-            x = x + between(x)
-        gate, up = jnp.split(linear(config.feed_forward, "gate_up")(norm("norm_feed_forward")(x)), 2, axis=-1)
-        return x + linear(config.width, "down", 1.0 / config.layers)(jax.nn.gelu(gate) * up), memory
+            x = x + between(x).astype(x.dtype)
+        gate_up = linear(config.feed_forward, "gate_up")(normed("norm_feed_forward", x))
+        gate, up = (laid(part, None, "hidden") for part in jnp.split(gate_up, 2, axis=-1))
+        x = x + linear(config.width, "down", 1.0 / config.layers)(jax.nn.gelu(gate) * up)
+        return laid(x, None, None), memory
 
     def _relative(self, query: jax.Array, time: Distance) -> tuple[jax.Array, Relative]:
         """Returns queries for the content of keys, and what queries add to their scores for the distance."""
@@ -183,7 +189,8 @@ class Block(hk.Module):
             hk.get_parameter(name, (width,), init=jnp.zeros).reshape(heads, 1, -1) for name in ("content_bias", "position_bias")
         )
         projection = hk.get_parameter("distance", (width, width), init=hk.initializers.VarianceScaling(1.0))
-        return query + content, Relative(score_distances(query + position, projection, time.waves), time.between)
+        content, position, waves = (part.astype(query.dtype) for part in (content, position, time.waves))
+        return query + content, Relative(score_distances(query + position, projection, waves), time.between)
 
 
 class Transformer(hk.Module):
@@ -197,7 +204,7 @@ class Transformer(hk.Module):
         self,
         x: jax.Array,
         place: Place,
-        between: Sequence[Callable[[jax.Array], jax.Array]] = (),
+        between: Sequence[Callable[[jax.Array, int], jax.Array]] = (),
         cache: Cache | None = None,
         slots: Slots | None = None,
         reach: int | None = None,
@@ -209,39 +216,80 @@ class Transformer(hk.Module):
         Args:
             x: [Q, D] embedded tokens.
             place: of the tokens.
-            between: one function a layer, applied between attention and feed-forward; none, or `layers` of them.
+            between: one function a layer, of (x, the layer's number), applied between attention and feed-forward; none, or
+                `layers` of them, which are pytrees of one structure (`jax.tree_util.Partial`).
             cache, slots: with a cache, tokens are written to their slots first and attend over the whole cache; without one they
                 attend over each other. Tokens past the last run are written nowhere, and are attended over all the same.
             reach: without a cache, how many places back a token can see at most; None for any.
             prefix: one a layer, or none: keys and values [Q, H, P, D/H] that each token attends over beside the tokens.
             beside: with a cache, another one that tokens attend over too, and that stays as it is.
         """
+        if cache is None:
+            return over_each_other(self._config, x, place, between, reach, prefix), None
         config, memories = self._config, []
-        keys, kept = place, place
-        if cache is not None:
-            count = x.shape[0] if isinstance(slots, jax.Array) else sum(run.count for run in slots)
-            kept = jax.tree.map(lambda old, new: put(old, new[:count], slots, 0), cache.place, place)
-            more = jax.tree.map(lambda part: part[count:], place) if beside is None else beside.place
-            keys = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), kept, more)
-        mask, time = may_see(place, keys, config.window), time_of(config, place, keys)
-        if cache is not None:
-            # Else they are worked out again in every layer, for every head and score: XLA counts that as cheap.
-            mask, time = jax.lax.optimization_barrier((mask, time))
+        count = x.shape[0] if isinstance(slots, jax.Array) else sum(run.count for run in slots)
+        kept = jax.tree.map(lambda old, new: put(old, new[:count], slots, 0), cache.place, place)
+        more = jax.tree.map(lambda part: part[count:], place) if beside is None else beside.place
+        keys = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), kept, more)
+        # Else they are worked out again in every layer, for every head and score: XLA counts that as cheap.
+        mask, time = jax.lax.optimization_barrier((may_see(place, keys, config.window), time_of(config, place, keys)))
 
-        def over(i: int) -> Callable[..., tuple[jax.Array, KeyValues]]:
-            if cache is None:
-                return lambda query, new, **how: (attend_in_order(query, new, mask, reach, **how), new)
-
-            def over_cache(query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
-                memory = jax.tree.map(lambda old, fresh: put(old, fresh[:, :count], slots, 1), cache.layers[i], new)
-                more = jax.tree.map(lambda part: part[:, count:], new) if beside is None else beside.layers[i]
-                return attend(query, memory, mask, more=more if more.key.shape[1] else None, **how), memory
-
-            return over_cache
+        def over(i: int, query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
+            memory = jax.tree.map(lambda old, fresh: put(old, fresh[:, :count], slots, 1), cache.layers[i], new)
+            more = jax.tree.map(lambda part: part[:, count:], new) if beside is None else beside.layers[i]
+            return attend(query, memory, mask, more=more if more.key.shape[1] else None, **how), memory
 
         for i in range(config.layers):
-            outside = between[i] if between else None, prefix[i] if prefix else None
-            x, memory = Block(config, f"layer_{i}")(x, time, over(i), *outside)
+            outside = functools.partial(between[i], i=i) if between else None
+            one = Block(config, f"layer_{i}")
+            x, memory = one(x, time, functools.partial(over, i), outside, prefix[i] if prefix else None)
             memories.append(memory)
-        cache = None if cache is None else Cache(kept, tuple(memories), cache.written)
-        return norm("norm_out")(x), cache
+        return normed("norm_out", x), Cache(kept, tuple(memories), cache.written)
+
+
+def over_each_other(
+    config: TransformerConfig, x: jax.Array, place: Place, between: Sequence, reach: int | None, prefix: Sequence
+) -> jax.Array:
+    """Returns the normalised outputs of tokens that attend over each other, computed as `modules.compute` says."""
+    compute, _ = current()
+    time = time_of(config, place, place)
+    if compute.attention == "flash" and config.position == "rotary" and not prefix:
+        attention = functools.partial(flash, spans(place, config.window), reach)
+    else:
+        attention = functools.partial(attend_in_order, mask=may_see(place, place, config.window), reach=reach)
+
+    def over(query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
+        return attention(query, new, **how), new
+
+    def layer(i: int, x: jax.Array, outside: Callable | None, before: KeyValues | None) -> jax.Array:
+        with gathering():
+            return Block(config, f"layer_{i}")(x, time, over, outside and functools.partial(outside, i=i), before)[0]
+
+    x = laid(x.astype(compute.dtype), None, None)
+    if compute.scan and not hk.running_init():
+        first = rematerialised(functools.partial(layer, 0), compute.remat)
+        stack = hk.layer_stack(config.layers, with_per_layer_inputs=True, transparent=True, transparency_map=LayerNames())
+        each = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts) if parts else None for parts in (between, prefix)]
+        x, _ = stack(lambda x, *inputs: (first(x, *inputs), None))(x, *each)
+    else:
+        for i in range(config.layers):
+            one = rematerialised(functools.partial(layer, i), compute.remat)
+            x = one(x, between[i] if between else None, prefix[i] if prefix else None)
+    return normed("norm_out", x)
+
+
+def flash(
+    seen: tuple[jax.Array, jax.Array],
+    reach: int | None,
+    query: jax.Array,
+    memory: KeyValues,
+    relative: None,
+    prefix: None,
+) -> jax.Array:
+    """Returns what `attend_in_order` does, by the kernel; seen: now and until, as `spans` gives them."""
+    _, spread = current()
+    device = jax.devices()[0] if spread is None else spread.mesh.devices.flat[0]
+    kernel = functools.partial(flash_attention, reach=reach, interpret=device.platform != "tpu")
+    by_head = ("heads", None, None)
+    run = each_device(kernel, by_head, by_head, by_head, (None,), (None,))
+    return join_heads(run(query, memory.key, memory.value, *seen))

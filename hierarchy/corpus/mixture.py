@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -70,10 +71,36 @@ class Mixture:
         """Returns batch number `step` and its figures (see `pack`), the same whatever was drawn before."""
         return pack(np.random.default_rng([seed, step]), self.draw, self.schema, self.packing)
 
-    def draw(self, rng: np.random.Generator) -> Encoded:
-        """Returns an episode in ids, transformed where its part says so, with the prompt that it is to be read after."""
+    def rows(self, seed: int, step: int, own: range, shards: int) -> tuple[Batch, dict[str, float]]:
+        """Returns the rows that shards `own` of `shards` give to batch number `step`, and their figures.
+
+        Shard s fills its equal part of the rows from its own stretch of every part's episodes, in the order of writing, so that
+        whoever makes it reads no other; the batch is the same whoever makes which.
+        """
+        packing = dataclasses.replace(self.packing, rows=self.packing.rows // shards)
+        made = []
+        for shard in own:
+            draw = functools.partial(self.draw, shard=shard, shards=shards)
+            made.append(pack(np.random.default_rng([seed, step, shard]), draw, self.schema, packing))
+        batches, figures = zip(*made, strict=True)
+        batch = joined(batches)
+        return batch, {name: total(name)([each[name] for each in figures]) for name in figures[0]}
+
+    def check_shards(self, shards: int) -> None:
+        """Raises ValueError where the rows or a part's episodes do not go round."""
+        fewest, each = min(len(part.episodes) for part in self.parts), 2 if self.prompts.share else 1
+        if self.packing.rows % shards or fewest < each * shards:
+            raise ValueError(
+                f"{shards} shards of {self.packing.rows} rows and of sources with {fewest} episodes or more: rows are a multiple "
+                f"of the shards, and every source has {each} for each"
+            )
+
+    def draw(self, rng: np.random.Generator, shard: int = 0, shards: int = 1) -> Encoded:
+        """Returns an episode in ids, of the shard's stretch, transformed where its part says so, with the prompt before it."""
         part = min(int(np.searchsorted(self._shares, rng.random(), side="right")), len(self.parts) - 1)
-        index = int(rng.integers(len(self.parts[part].episodes)))
+        count = len(self.parts[part].episodes)
+        own = range(count * shard // shards, count * (shard + 1) // shards)
+        index = own[int(rng.integers(len(own)))]
         transform = self.parts[part].transform
         if transform is None:
             encoded = self._encoded(part, index)
@@ -83,11 +110,11 @@ class Mixture:
         # Without prompts nothing is drawn for them: batches are what they were before there were any.
         if says or not self.prompts.share or rng.random() >= self.prompts.share:
             return encoded
-        return dataclasses.replace(encoded, prompt=self._prompt(rng, part, index))
+        return dataclasses.replace(encoded, prompt=self._prompt(rng, part, index, own))
 
-    def _prompt(self, rng: np.random.Generator, part: int, index: int) -> Encoded:
-        """A stretch of any episode of the part but `index`."""
-        other = int(rng.integers(len(self.parts[part].episodes) - 1))
+    def _prompt(self, rng: np.random.Generator, part: int, index: int, own: range) -> Encoded:
+        """A stretch of any of a part's episodes `own` but `index`."""
+        other = own[int(rng.integers(len(own) - 1))]
         episode, transform = self._episode(part, other + (other >= index)), self.parts[part].transform
         if transform is not None:
             episode = transform(episode, rng)
@@ -97,15 +124,43 @@ class Mixture:
         return encode_episode(self.schema, self.parts[part].layout, episode, self.tokenizer)
 
 
+def total(figure: str) -> Callable[[Sequence[float]], float]:
+    """Returns how a figure of a batch follows from those of its parts, of equally many rows: counts add up, shares do not."""
+    return sum if figure in ("episodes", "loss_ticks") else np.mean
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Returns the rows of several batches, or of parts of them, as one."""
+    if isinstance(batches[0], np.ndarray):
+        return np.concatenate(batches)
+    parts = [joined(each) for each in zip(*batches, strict=True)]
+    return type(batches[0])(*parts) if hasattr(batches[0], "_fields") else tuple(parts)
+
+
 class Loader:
     """Iterates over (batch, figures) from `first_step` on, made ahead by threads.
 
+    own, shards: whose rows of the batches (see `Mixture.rows`); all of them by default.
     wait_s: seconds that the consumer has waited.
     """
 
-    def __init__(self, mixture: Mixture, seed: int, first_step: int = 0, *, threads: int = 1, ahead: int = 4) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        seed: int,
+        first_step: int = 0,
+        *,
+        threads: int = 1,
+        ahead: int = 4,
+        own: range = range(1),
+        shards: int = 1,
+    ) -> None:
         steps = grain.MapDataset.range(first_step, LAST_STEP)
-        batches = steps.map(functools.partial(mixture.batch, seed))
+        make = functools.partial(mixture.batch, seed)
+        if shards > 1:
+            mixture.check_shards(shards)
+            make = functools.partial(mixture.rows, seed, own=own, shards=shards)
+        batches = steps.map(make)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         self._batches = iter(batches.to_iter_dataset(options))
         self.wait_s = 0.0

@@ -151,6 +151,11 @@ class Sizes(NamedTuple):
         """Classes of the sub-goals' head."""
         return self.goal_names + self.goal_bins
 
+    def reach(self, window: int) -> int | None:
+        """Returns how many places back a token of the controller's stream can see, whose layers see `window` ticks; None for
+        any."""
+        return None if self.controller_words else window * self.tick_tokens
+
     def row(self, value):
         """Returns the row of each Gato id; negative where the id is EMPTY."""
         return (value >= CONTINUOUS_START) * (self.names - CONTINUOUS_START) + value

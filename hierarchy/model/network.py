@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from hierarchy.layout import BINS, Schema, planner_name
 from hierarchy.model.config import ModelConfig, Sizes, sizes
-from modules.attention import KeyValues, attend_own, linear, norm, split_heads
+from modules.attention import KeyValues, attend_own, linear, normed, pick, split_heads
 from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
 from modules.patches import PatchEmbedding
@@ -46,11 +46,12 @@ class Planner(hk.Module):
         shown: jax.Array | None = None,
         reading: Reading | None = None,
         age: jax.Array | None = None,
+        index: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention.
 
-        shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none. reading, age: each
-        token's visible plan of the level above and its age, as the controller's; None for the slowest planner.
+        shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none. reading, age, index:
+        each token's visible plan of the level above and its age, as the controller's; None for the slowest planner.
         """
         config, table = self._own, self._table
         x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
@@ -58,7 +59,7 @@ class Planner(hk.Module):
         x = x + linear(config.width, "time")(log_features(place.time))
         if reading is None:
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
-        return under_plans(self._config, config, x, place, reading, age, cache, slots)
+        return under_plans(self._config, config, x, place, reading, age, index, cache, slots)
 
     def no_plan(self) -> jax.Array:
         """Returns the learnt plan [P, plan_width] of the level above that stands while there is none."""
@@ -119,21 +120,23 @@ class Controller(hk.Module):
         slots: Slots | None = None,
         shown: jax.Array | None = None,
         beside: Cache | None = None,
+        index: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [L, D] of tokens [L, K], and the cache. beside: another cache that is attended over too.
 
         reading: each token's visible plan (entries [L, ...], or [1, ...] where all see the same), or None for a model without
-        plans. age: int32 [L] or [1], -1 for none.
+        plans. age: int32 [L] or [1], -1 for none. index: int32 [L], which entry of the reading a token sees, where there is one a
+        plan and not one a token.
         shown: [L, D], what patches of images add to their tokens, in a model without plans; None where there are none.
         """
         config, table = self._config.controller, self._table
-        reach = None if table.controller_words else config.window * table.tick_tokens
+        reach = table.reach(config.window)
         x = embedding(table, table.controller_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach, beside=beside)
-        return under_plans(self._config, config, x, place, reading, age, cache, slots, reach, beside)
+        return under_plans(self._config, config, x, place, reading, age, index, cache, slots, reach, beside)
 
     def continuous(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, 1024] over bins from outputs [M, D]."""
@@ -194,31 +197,47 @@ def under_plans(
     place: Place,
     reading: Reading,
     age: jax.Array,
+    index: jax.Array | None,
     cache: Cache | None,
     slots: Slots | None,
     reach: int | None = None,
     beside: Cache | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """Returns a reader's outputs of tokens [N, D] that each see a plan, entries [N, ...], of an age [N] ([1, ...] and [1] where
-    all see the same), and the cache. beside: another cache that is attended over too."""
+    all see the same; with an index [N] entries are the plans that there are), and the cache. beside: another cache that is
+    attended over too."""
     aged = linear(reader.width, "age")(log_features(jnp.maximum(age, 0)))
     x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
     if config.plan_read == "prefix":
-        return Transformer(reader, "transformer")(x, place, (), cache, slots, reach, reading, beside)
-    between = [_what_a_plan_adds(config, reader, i, layer) for i, layer in enumerate(reading)]
+        prefix = tuple(own_entries(layer, index) for layer in reading)
+        return Transformer(reader, "transformer")(x, place, (), cache, slots, reach, prefix, beside)
+    adds = what_a_plan_adds(config, reader, index)
+    between = [jax.tree_util.Partial(adds, layer) for layer in reading]
     return Transformer(reader, "transformer")(x, place, between, cache, slots, reach, beside=beside)
 
 
-def _what_a_plan_adds(config: ModelConfig, reader: TransformerConfig, i: int, reading: Any) -> Callable[[jax.Array], jax.Array]:
-    """Returns what layer i of a reader adds from its plan; `reading` has one entry a token."""
-    if config.plan_read == "film":
-        return lambda x: norm(f"norm_plan_{i}")(x) * reading[0] + reading[1]
+def own_entries(layer: Any, index: jax.Array | None) -> Any:
+    """Returns what each token reads of one layer's entry of a reading: [N, ...] by index, or the entry as it is."""
+    return layer if index is None else jax.tree.map(lambda entries: pick(entries, index), layer)
 
-    def cross_attention(x: jax.Array) -> jax.Array:
-        query = split_heads(linear(reader.width, f"plan_query_{i}")(norm(f"norm_plan_{i}")(x)), reader.heads)
-        return linear(reader.width, f"plan_out_{i}")(attend_own(query, reading))
 
-    return cross_attention
+def what_a_plan_adds(
+    config: ModelConfig, reader: TransformerConfig, index: jax.Array | None
+) -> Callable[[Any, jax.Array, int], jax.Array]:
+    """Returns what a layer of a reader adds from its plan: a function of its entry of the reading, of x, and of its number.
+
+    Each token's own entry is picked out here, in the layer: those of all layers at once would be most of a step's memory.
+    """
+
+    def film(layer: tuple[jax.Array, jax.Array], x: jax.Array, i: int) -> jax.Array:
+        scale, shift = own_entries(layer, index)
+        return normed(f"norm_plan_{i}", x) * scale + shift
+
+    def cross_attention(layer: KeyValues, x: jax.Array, i: int) -> jax.Array:
+        query = split_heads(linear(reader.width, f"plan_query_{i}")(normed(f"norm_plan_{i}", x)), reader.heads)
+        return linear(reader.width, f"plan_out_{i}")(attend_own(query, own_entries(layer, index)))
+
+    return film if config.plan_read == "film" else cross_attention
 
 
 def goal_logits(x: jax.Array, table: Sizes) -> jax.Array:

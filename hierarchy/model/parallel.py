@@ -1,6 +1,6 @@
 """The first execution: all ticks of packed rows in one pass, for training."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -10,13 +10,17 @@ import numpy as np
 from hierarchy.batch import Above, Batch, Patches, Stream, Targets
 from hierarchy.layout import CONTINUOUS_START
 from hierarchy.model.config import Sizes
-from hierarchy.model.network import Network, Planning, Reading
+from hierarchy.model.network import Network, Planning
 from modules.attention import MASKED, pick
+from modules.compute import current, over_rows
 from modules.masks import Place
 
 
 class Logits(NamedTuple):
-    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal ones are masked."""
+    """Logits at a batch's targets, [B, M, classes]; None for a head that the schema has no use for. Illegal ones are masked.
+
+    said: the outputs [B, M, D] that the logits of text are made of.
+    """
 
     continuous: jax.Array
     discrete: jax.Array | None
@@ -25,16 +29,18 @@ class Logits(NamedTuple):
     planner_text: jax.Array | None = None
     following: jax.Array | None = None
     lifetime: jax.Array | None = None
+    said: jax.Array | None = None
 
 
 class Thought(NamedTuple):
-    """What the planner makes of a batch: plans [B, J, P, plan_width], and its logits of sub-goals, of the next pieces of text and
-    of lifetimes; None for what the model lacks."""
+    """What the planner makes of a batch: plans [B, J, P, plan_width], its logits of sub-goals, of the next pieces of text and of
+    lifetimes, and the outputs that those of text are made of (said); None for what the model lacks."""
 
     plan: jax.Array | None
     sub_goal: jax.Array | None
     text: jax.Array | None
     lifetime: jax.Array | None = None
+    said: jax.Array | None = None
 
 
 def forward(network: Network, params: hk.Params, batch: Batch) -> Logits:
@@ -51,54 +57,58 @@ def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
 
     def row(row: Batch) -> Thought:
         shown = shown_at(network, network.planner_patches, params, row.patches, row.planner.tick.shape[-1])
-        reading, age = from_above(network, params, row.above)
-        stream = row.planner
-        x, _ = network.plan_tokens(params, stream.value, stream.field, place_of(stream), shown=shown, reading=reading, age=age)
-        goal = text = lifetime = None
+        stream, seen = row.planner, from_above(network, params, row.above)
+        x, _ = network.plan_tokens(params, stream.value, stream.field, place_of(stream), shown=shown, **seen)
+        goal = text = lifetime = said = None
         if network.table.goals:
             goal = legal_goal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         if network.table.pieces:
-            text = legal(network.planner_text(params, pick(x, row.planner_text.slot)), row.planner_text)
+            said = pick(x, row.planner_text.slot)
+            text = legal(network.planner_text(params, said), row.planner_text)
         if network.table.lives:
             lifetime = network.lifetime(params, pick(x, row.lifetime.slot))
-        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text, lifetime)
+        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text, lifetime, said)
 
-    return jax.vmap(row)(batch)
+    return over_rows(row)(batch)
 
 
-def from_above(network: Network, params: hk.Params, above: tuple[Above, ...]) -> tuple[Reading | None, jax.Array | None]:
-    """Returns the plan that each of the planner's tokens reads, of one row, and its age; None where no planner stands above."""
-    reading, age = None, None
-    for level, (stream, plan_slot, plan, age_below) in reversed(list(enumerate(above, start=2))):
+def from_above(network: Network, params: hk.Params, above: tuple[Above, ...]) -> dict[str, Any]:
+    """Returns what the planner is told of the plans of one row that its tokens see (see `seen_plans`); nothing where no planner
+    stands above."""
+    seen: dict[str, Any] = {}
+    for level, (stream, plan_slot, plan, age) in reversed(list(enumerate(above, start=2))):
         planning = network.planning(level)
-        x, _ = planning.plan_tokens(params, stream.value, stream.field, place_of(stream), reading=reading, age=age)
-        reading, age = readings(planning, params, planning.plan(params, pick(x, plan_slot)), plan), age_below
-    return reading, age
+        x, _ = planning.plan_tokens(params, stream.value, stream.field, place_of(stream), **seen)
+        seen = seen_plans(planning, params, planning.plan(params, pick(x, plan_slot)), plan, age)
+    return seen
 
 
 def act(network: Network, params: hk.Params, batch: Batch, plan: jax.Array | None) -> Logits:
     """Returns the controller's logits of a batch under the given plans [B, J, P, plan_width]."""
 
     def row(row: Batch, plan: jax.Array | None) -> Logits:
-        reading = None if plan is None else readings(network.planning(1), params, plan, row.plan)
+        seen = {"reading": None, "age": row.age}
+        if plan is not None:
+            seen = seen_plans(network.planning(1), params, plan, row.plan, row.age)
         stream = row.controller
         shown = None
         if plan is None:
             shown = shown_at(network, network.controller_patches, params, row.patches, stream.tick.shape[-1])
-        x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), reading, row.age, shown=shown)
+        x, _ = network.control_tokens(params, stream.value, stream.field, place_of(stream), shown=shown, **seen)
         continuous = legal(network.continuous(params, pick(x, row.continuous.slot)), row.continuous)
-        discrete = goal = text = following = None
+        discrete = goal = text = following = said = None
         if network.table.discrete:
             discrete = legal(network.discrete(params, pick(x, row.discrete.slot)), row.discrete)
         if network.table.goals and plan is None:
             goal = legal_goal(network.controller_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
         if network.table.pieces:
-            text = legal(network.text(params, pick(x, row.text.slot)), row.text)
+            said = pick(x, row.text.slot)
+            text = legal(network.text(params, said), row.text)
         if network.table.predictions:
             following = legal_prediction(network.following(params, pick(x, row.following.slot)), row.following, network.table)
-        return Logits(continuous, discrete, goal, text, following=following)
+        return Logits(continuous, discrete, goal, text, following=following, said=said)
 
-    return jax.vmap(row)(batch, plan)
+    return over_rows(row)(batch, plan)
 
 
 def shown_at(network: Network, embed, params: hk.Params, patches: Patches, tokens: int) -> jax.Array | None:
@@ -109,12 +119,14 @@ def shown_at(network: Network, embed, params: hk.Params, patches: Patches, token
     return jnp.matmul(chosen.T, embed(params, *patches[:3]), precision=jax.lax.Precision.HIGHEST)
 
 
-def readings(planning: Planning, params: hk.Params, plan: jax.Array, index: jax.Array) -> Reading:
-    """Returns what each of L tokens reads: plan index [L] of plans [J, P, plan_width], the learnt no-plan where negative."""
+def seen_plans(planning: Planning, params: hk.Params, plan: jax.Array, index: jax.Array, age: jax.Array) -> dict[str, Any]:
+    """Returns the reading of plans [J, P, plan_width] and of the learnt no-plan after them, entries [J + 1, ...], with what each
+    of L tokens sees of it: an index [L], the no-plan's where it is negative, and the plan's age [L]."""
+    compute, _ = current()
     everything = jnp.concatenate([plan, planning.no_plan(params)[None]])
     read = jax.vmap(planning.read_plan, in_axes=(None, 0))(params, everything)
-    index = jnp.where(index < 0, plan.shape[0], index)
-    return jax.tree.map(lambda entry: pick(entry, index), read)
+    reading = jax.tree.map(lambda entry: entry.astype(compute.dtype), read)
+    return {"reading": reading, "age": age, "index": jnp.where(index < 0, plan.shape[0], index)}
 
 
 def place_of(stream: Stream) -> Place:

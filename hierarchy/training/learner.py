@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hierarchy.batch import Batch
+from hierarchy.batch import Batch, Targets
 from hierarchy.model.network import Network
 from hierarchy.training.losses import LossWeights, Metrics, joint_loss, plan_use
+from hierarchy.training.sharding import batch_sharding, state_shardings, whole
+from modules.compute import Compute, Spread, computing, laid, lowered
 
 PlannerLearns = Literal["joint", "detached", "frozen"]
 
@@ -27,6 +29,7 @@ class LearnerConfig:
     clip: largest global norm of a gradient.
     planner: what trains the planner once the controller learns: its own losses and, through the plan, the action's ("joint"), its
         own alone ("detached"), or nothing, so that it stays as its warm-up left it ("frozen").
+    accumulate: parts that the rows of a batch are gone through in, one after another, their gradients added up: less memory.
     """
 
     steps: int = 3000
@@ -41,9 +44,12 @@ class LearnerConfig:
     clip: float = 1.0
     weights: LossWeights = LossWeights()
     planner: PlannerLearns = "joint"
+    accumulate: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}: at least 1")
         if not 0 <= self.planner_steps <= self.steps:
             raise ValueError(f"planner_steps {self.planner_steps} lies within the {self.steps} steps")
         if self.planner not in get_args(PlannerLearns):
@@ -87,27 +93,44 @@ def initial_state(network: Network, config: LearnerConfig) -> TrainState:
     return TrainState(params, optimizer(config).init(params), jnp.zeros((), jnp.int32))
 
 
+def spread_state(network: Network, config: LearnerConfig, spread: Spread) -> tuple[Callable[[], TrainState], TrainState]:
+    """Returns what makes the initial state, each device its own part, and the shapes of a state with their shardings."""
+    shapes = jax.eval_shape(lambda: initial_state(network, config))
+    held = state_shardings(spread, shapes)
+    like = jax.tree.map(lambda leaf, how: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=how), shapes, held)
+    return jax.jit(lambda: initial_state(network, config), out_shardings=held), like
+
+
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 @functools.lru_cache(16)
-def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> Step:
-    """Returns the compiled step under these weights: (state, batch) to (state, metrics). The given state is donated. Made once.
+def make_step(
+    network: Network, config: LearnerConfig, weights: LossWeights, compute: Compute | None = None, spread: Spread | None = None
+) -> Step:
+    """Returns the compiled step under these weights: (state, batch) to (state, metrics). The given state is donated.
+    Made once.
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were; `metrics["finite"]` says so.
+    compute, spread: how it is computed, and over which devices; state and batch are divided as `hierarchy.training.sharding`
+        says.
     """
     update = optimizer(config).update
+    held = None if spread is None else state_shardings(spread, jax.eval_shape(lambda: initial_state(network, config)))
     frozen = config.planner == "frozen" and weights == config.weights
     taught = detached(network) if config.planner == "detached" else network
 
     def loss(params: hk.Params, batch: Batch) -> tuple[jax.Array, Metrics]:
         if frozen:
             params = params | jax.lax.stop_gradient(planner_of(params))
-        return joint_loss(taught, params, batch, weights)
+        return joint_loss(taught, lowered(params), batch, weights)
 
-    @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch)
+        with computing(compute or Compute(), spread):
+            gradient, metrics = accumulated(loss, state.params, batch, config.accumulate)
+        if held is not None:
+            # Each device sums its own part of the gradient, and updates no other.
+            gradient = jax.lax.with_sharding_constraint(gradient, held.params)
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, moments = update(gradient, state.optimizer, state.params)
@@ -120,13 +143,67 @@ def make_step(network: Network, config: LearnerConfig, weights: LossWeights) -> 
         metrics |= {"gradient_norm": norm, "finite": finite, "rate": rate(config)(state.step)}
         return TrainState(params, moments, state.step + finite), metrics
 
-    return step
+    if spread is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, in_shardings=(held, batch_sharding(spread)), out_shardings=(held, whole(spread)))
+
+
+def accumulated(
+    loss: Callable[[hk.Params, Batch], tuple[jax.Array, Metrics]], params: hk.Params, batch: Batch, parts: int
+) -> tuple[hk.Params, Metrics]:
+    """Returns the gradient and the metrics of a loss over a batch, gone through in so many parts.
+
+    Every row's share of the means is that in the whole batch: weights are brought to a sum of 1 a head first, and a mean divides
+    by a sum of at least 1, so that the parts' losses add up to the batch's. In parts, `sub_goal_accuracy` counts names alone as
+    right, of all sub-goals.
+    """
+    gradient = jax.grad(loss, has_aux=True)
+    if parts == 1:
+        return gradient(params, batch)
+    rows = batch.plan.shape[0]
+    if rows % parts:
+        raise ValueError(f"accumulate {parts} does not divide the batch's {rows} rows")
+
+    def split(x: jax.Array) -> jax.Array:
+        # Every parts-th row: rows that follow each other stand on one device, and each part has some of every device's.
+        return laid(jnp.swapaxes(x.reshape(rows // parts, parts, *x.shape[1:]), 0, 1), None, "rows", *(None,) * (x.ndim - 1))
+
+    def add(sums: tuple[hk.Params, Metrics], part: Batch) -> tuple[tuple[hk.Params, Metrics], None]:
+        return jax.tree.map(jnp.add, sums, gradient(params, part)), None
+
+    pieces = jax.tree.map(split, shared(batch))
+    nothing = jax.eval_shape(lambda: gradient(params, jax.tree.map(lambda x: x[0], pieces)))
+    sums, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing), pieces)
+    return sums
+
+
+def shared(batch: Batch) -> Batch:
+    """Returns the batch with the weights of each head's targets divided by their sum over the batch, where that is above 1.
+
+    Actions are one head, whether of numbers or of names.
+    """
+    heads = {name: targets for name, targets in batch._asdict().items() if isinstance(targets, Targets)}
+    sums = {name: jnp.sum(targets.weight) for name, targets in heads.items()}
+    sums |= dict.fromkeys(("continuous", "discrete"), sums["continuous"] + sums["discrete"])
+    return batch._replace(
+        **{name: each._replace(weight=each.weight / jnp.maximum(sums[name], 1.0)) for name, each in heads.items()}
+    )
 
 
 @functools.lru_cache(16)
-def make_measure(network: Network) -> Callable[[hk.Params, Batch], Metrics]:
-    """Returns the compiled `plan_use` of a network. Made once."""
-    return jax.jit(functools.partial(plan_use, network))
+def make_measure(
+    network: Network, compute: Compute | None = None, spread: Spread | None = None
+) -> Callable[[hk.Params, Batch], Metrics]:
+    """Returns the compiled `plan_use` of a network, computed as its steps are (see `make_step`). Made once."""
+
+    def measure(params: hk.Params, batch: Batch) -> Metrics:
+        with computing(compute or Compute(), spread):
+            return plan_use(network, lowered(params), batch)
+
+    if spread is None:
+        return jax.jit(measure)
+    held = state_shardings(spread, jax.eval_shape(network.init, jax.random.key(0)))
+    return jax.jit(measure, in_shardings=(held, batch_sharding(spread)), out_shardings=whole(spread))
 
 
 def detached(network: Network) -> Network:

@@ -1,6 +1,7 @@
 """The losses of joint training, each with a named weight."""
 
 import dataclasses
+from collections.abc import Callable
 
 import haiku as hk
 import jax
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 from hierarchy.batch import Batch, Targets
 from hierarchy.layout import CONTINUOUS_START
 from hierarchy.model.network import Network
-from hierarchy.model.parallel import Logits, act, think
+from hierarchy.model.parallel import Logits, act, legal, think
 from modules.attention import MASKED
+from modules.compute import current, over_rows
 
 Metrics = dict[str, jax.Array]
 
@@ -88,6 +90,34 @@ def lifetime_loss(logits: jax.Array, targets: Targets) -> jax.Array:
     return -jnp.sum(found * targets.weight) / jnp.maximum(jnp.sum(targets.weight), 1.0)
 
 
+def said_loss(
+    head: Callable[..., jax.Array], params: hk.Params, said: jax.Array, logits: jax.Array, targets: Targets
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what `text_loss` does, of the logits or, where the computation asks for chunks, of what `head` makes of the outputs
+    `said` [B, M, D] chunk by chunk, each thrown away and made anew for its gradient. Whichever is not used is never computed.
+
+    Raises:
+        ValueError: chunks do not divide the targets.
+    """
+    chunk = current()[0].text_chunk
+    if not chunk:
+        return text_loss(logits, targets)
+    rows, count = targets.slot.shape
+    if count % chunk:
+        raise ValueError(f"text_chunk {chunk} does not divide the {count} targets of text in a row: choose one that does")
+
+    def chunked(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x.reshape(rows, count // chunk, chunk, *x.shape[2:]), 0, 1)
+
+    @jax.checkpoint
+    def sums(part: tuple[jax.Array, Targets]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        made = over_rows(lambda said, targets: legal(head(params, said), targets))(*part)
+        return cross_entropy(made, part[1], 0)
+
+    loss, right, weight = (jnp.sum(each) for each in jax.lax.map(sums, jax.tree.map(chunked, (said, targets))))
+    return loss / jnp.maximum(weight, 1.0), right / jnp.maximum(weight, 1.0)
+
+
 def joint_loss(network: Network, params: hk.Params, batch: Batch, weights: LossWeights) -> tuple[jax.Array, Metrics]:
     """Returns the weighted loss of a batch and its metrics. A weight of 0 leaves the computation out, not only the sum:
     with action, text and following 0 a two-rate model runs its planner alone (the warm-up)."""
@@ -102,7 +132,7 @@ def joint_loss(network: Network, params: hk.Params, batch: Batch, weights: LossW
             total += weights.action * loss
             metrics |= {"action_loss": loss, "action_accuracy": right}
         if weights.text and logits.text is not None:
-            loss, right = text_loss(logits.text, batch.text)
+            loss, right = said_loss(network.text, params, logits.said, logits.text, batch.text)
             total += weights.text * loss
             metrics |= {"text_loss": loss, "text_accuracy": right}
         if weights.following and logits.following is not None:
@@ -118,7 +148,7 @@ def joint_loss(network: Network, params: hk.Params, batch: Batch, weights: LossW
         total += weights.sub_goal * loss
         metrics |= {"sub_goal_loss": loss, "sub_goal_accuracy": right}
     if weights.planner_text and thought.text is not None:
-        loss, right = text_loss(thought.text, batch.planner_text)
+        loss, right = said_loss(network.planner_text, params, thought.said, thought.text, batch.planner_text)
         total += weights.planner_text * loss
         metrics |= {"planner_text_loss": loss, "planner_text_accuracy": right}
     return total, metrics | {"loss": total}

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
 import time
@@ -17,7 +18,17 @@ from tensorboardX import SummaryWriter
 from hierarchy.batch import Batch
 from hierarchy.model.network import Network
 from hierarchy.training.checkpoint import open_manager, restore, save, save_batch
-from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_measure, make_step, step_weights
+from hierarchy.training.hosts import anyone, lost_hosts_named, placed
+from hierarchy.training.learner import (
+    LearnerConfig,
+    TrainState,
+    initial_state,
+    make_measure,
+    make_step,
+    spread_state,
+    step_weights,
+)
+from modules.compute import Compute, Spread
 
 Loader = Callable[[int], Iterator[tuple[Batch, dict[str, float]]]]
 """From the number of the first step to the batches from there on, with their statistics."""
@@ -49,31 +60,50 @@ def train(
     held_out: list[Batch],
     folder: Path,
     title: str = "training",
+    compute: Compute | None = None,
+    spread: Spread | None = None,
 ) -> TrainState:
     """Returns the state after all steps, resuming from the newest checkpoint in `folder`.
 
-    Writes metrics.jsonl, TensorBoard events and checkpoints there.
+    Writes metrics.jsonl, TensorBoard events and checkpoints there. Several hosts call this with one folder that all reach and
+    with loaders of their own rows; the first of them writes what is not the parameters.
+
+    Args:
+        compute, spread: how steps are computed, and over which devices (see `make_step`); neither is part of a checkpoint.
 
     Raises:
         Interrupted: on SIGINT or SIGTERM, after saving.
         NotFinite: after saving the last good state and the batch.
+        HostLost: another host has ended.
         CheckpointError: a checkpoint cannot be written or read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    manager = open_manager(folder / "checkpoints")
-    state = restore(manager, jax.eval_shape(lambda: initial_state(network, learner)))
-    state = initial_state(network, learner) if state is None else state
-    steps = {weights: make_step(network, learner, weights) for weights in {step_weights(learner, 0), learner.weights}}
-    measure = make_measure(network)
+    manager = open_manager(folder / "checkpoints", background=spread is not None)
+    if spread is None:
+        initial = functools.partial(initial_state, network, learner)
+        like = jax.eval_shape(initial)
+    else:
+        initial, like = spread_state(network, learner, spread)
+    state = restore(manager, like)
+    state = initial() if state is None else state
+    both = {step_weights(learner, 0), learner.weights}
+    steps = {weights: make_step(network, learner, weights, compute, spread) for weights in both}
+    measure = make_measure(network, compute, spread)
     first = int(state.step)
     batches = loader(first) if first < learner.steps else iter(())
-    with Log(folder, first) as log, stop_signals() as stop, progress(title, learner.steps, first) as advance:
+    first_host = jax.process_index() == 0
+    with (
+        lost_hosts_named(),
+        Log(folder if first_host else None, first) as log,
+        stop_signals() as stop,
+        progress(title, learner.steps, first, shown=first_host) as advance,
+    ):
         saved_at = time.monotonic()
         for number in range(first, learner.steps):
             began = time.perf_counter()
             batch, stats = next(batches)
             waited = time.perf_counter() - began
-            state, metrics = steps[step_weights(learner, number)](state, batch)
+            state, metrics = steps[step_weights(learner, number)](state, placed(batch, spread))
             if not bool(metrics["finite"]):
                 save(manager, state)
                 raise NotFinite(
@@ -86,11 +116,14 @@ def train(
             if held_out and ((number + 1) % trainer.measure_every == 0 or number + 1 == learner.steps):
                 log.write(number, mean_of([measure(state.params, batch) for batch in held_out]), "held_out")
             advance(f"loss {float(metrics['loss']):.3f}")
-            if stop.is_set or time.monotonic() - saved_at > trainer.checkpoint_every_s:
-                save(manager, state)
+            due = time.monotonic() - saved_at > trainer.checkpoint_every_s
+            now = anyone({"stop": stop.is_set, "save": due or stop.is_set})
+            if now["save"]:
+                save(manager, state, wait=spread is None or now["stop"])
                 saved_at = time.monotonic()
-            if stop.is_set:
-                raise Interrupted(f"stopped by {stop.name} after step {number}; the same command goes on from there")
+            if now["stop"]:
+                by = stop.name or "another host"
+                raise Interrupted(f"stopped by {by} after step {number}; the same command goes on from there")
         save(manager, state)
     return state
 
@@ -101,9 +134,16 @@ def mean_of(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 class Log:
-    """Metric lines in metrics.jsonl and as TensorBoard events. Lines at or after the first step are of a lost run and are cut."""
+    """Metric lines in metrics.jsonl and as TensorBoard events. Lines at or after the first step are of a lost run and are cut.
 
-    def __init__(self, folder: Path, first: int):
+    folder: None for a host that writes none.
+    """
+
+    def __init__(self, folder: Path | None, first: int):
+        self._wall, self._events = 0.0, None
+        self._reset()
+        if folder is None:
+            return
         self._path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(folder) if line["step"] < first]
         self._wall = kept[-1]["wall_s"] if kept else 0.0
@@ -111,7 +151,6 @@ class Log:
         draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
         draft.rename(self._path)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
-        self._reset()
 
     def _reset(self) -> None:
         self._waited = self._took = 0.0
@@ -126,6 +165,8 @@ class Log:
 
     def write(self, step: int, metrics: dict[str, Any], group: str = "train") -> None:
         """Writes one line; training lines carry what was counted since the last."""
+        if self._events is None:
+            return
         line = {name: float(value) for name, value in metrics.items()}
         if group == "train" and self._stats:
             line |= {name: float(np.mean([each[name] for each in self._stats])) for name in self._stats[0]}
@@ -140,7 +181,8 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -181,9 +223,9 @@ def stop_signals() -> Iterator[Stop]:
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, done: int) -> Iterator[Callable[[str], None]]:
+def progress(title: str, total: int, done: int, shown: bool = True) -> Iterator[Callable[[str], None]]:
     """Gives a function that moves a progress bar with time left on by one step, with a note beside it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}")) as bar:
+    with Progress(*columns, TextColumn("{task.fields[note]}"), disable=not shown) as bar:
         task = bar.add_task(title, total=total, completed=done, note="")
         yield lambda note: bar.update(task, advance=1, note=note)

@@ -61,6 +61,21 @@ def test_the_newest_comes_back_and_the_older_are_let_go(tmp_path):
         assert same(restore(manager, state_of(0)), state_of(9))
 
 
+def test_what_is_saved_in_the_background_is_the_state_as_it_was(tmp_path):
+    step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    with open_manager(tmp_path, background=True) as manager:
+        state = state_of(3, 512)
+        for _ in range(3):
+            save(manager, state, wait=False)
+            before, state = jax.tree.map(np.array, state), step(state)
+        save(manager, state)
+        assert sorted(manager.all_steps()) == [5, 6]
+        assert same(restore(manager, state_of(0, 512)), state)
+    shutil.rmtree(tmp_path / "6")
+    with open_manager(tmp_path) as manager:
+        assert same(restore(manager, state_of(0, 512)), before)
+
+
 def one_line(error: pytest.ExceptionInfo, *parts: str) -> None:
     said = str(error.value)
     assert "\n" not in said

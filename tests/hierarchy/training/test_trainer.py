@@ -132,6 +132,22 @@ def test_killed_and_resumed_is_uninterrupted(debug_run, tmp_path, uninterrupted)
     assert lines(tmp_path) == uninterrupted[1]
 
 
+@pytest.mark.long
+def test_killed_at_twenty_random_moments_is_uninterrupted(debug_run, tmp_path):
+    rng, steps = np.random.default_rng(0), 200
+    for _ in range(20):
+        process = start(tiny.training(debug_run / "corpus", tmp_path, steps, every_s=0.0))
+        wait_for(len(trainer.read_metrics(tmp_path)) + int(rng.integers(1, 4)), tmp_path, process)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+    assert 0 < open_manager(tmp_path / "checkpoints").latest_step() < steps
+    whole = tmp_path.with_name("whole")
+    assert_same(*(command.train_run(config_of(debug_run, out, steps=steps)) for out in (tmp_path, whole)))
+    assert lines(tmp_path) == lines(whole)
+    shutil.rmtree(whole)
+
+
 def test_the_command_leaves_cleanly_on_a_signal(debug_run, tmp_path):
     process = start(tiny.training(debug_run / "corpus", tmp_path, 10_000))
     wait_for(2, tmp_path, process)
