@@ -36,19 +36,19 @@ def show(found: dict[str, Any], console: Console) -> None:
     if "paced" in found:
         rows = [(row["way"], f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", str(row["ticks"])) for row in found["paced"]]
         _print(console, f"the same, paced at {config['hz']:g} Hz", ("way", "p50 ms", "p99 ms", "ticks"), rows)
-    if "bits" in found:
-        columns = "way", "matrices are", "p50 ms", "x float32", "apart"
+    if "precision" in found:
+        columns = "way", "products in", "p50 ms", "x float32", "apart"
         rows = [
             (
                 row["way"],
-                row["bits"],
+                row["precision"],
                 f"{row['p50_ms']:.2f}",
                 f"{row['over_float32']:.2f}",
                 "" if row["difference"] is None else f"{row['difference']:.0e}",
             )
-            for row in found["bits"]
+            for row in found["precision"]
         ]
-        _print(console, "the layers' matrices in fewer bits", columns, rows)
+        _print(console, "the controller's products in either precision", columns, rows)
     if "fit" in found:
         for part, every in (("controller", 1), ("planner", config["ratio"])):
             limit = 1e3 * every / config["hz"]

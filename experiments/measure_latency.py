@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -30,13 +30,14 @@ from experiments.latency_tables import show
 from experiments.train import cache_compilations
 from experiments.ways_to_tick import SHAPES, Model, Point, Way, of_parameters, sized
 from hierarchy.control import priority
+from hierarchy.control.acting import Precision
 from hierarchy.control.agent import Agent
 from hierarchy.control.awake import Awake
 from hierarchy.control.clock import Clock
 from hierarchy.model.flops import Pass, flops_per_tick, parameters, tick_passes
 from hierarchy.timeline import periodic
 
-Part = Literal["ways", "paced", "bits", "fit", "single", "soak"]
+Part = Literal["ways", "paced", "precision", "fit", "single", "soak"]
 Timed = dict[str, np.ndarray]
 """Milliseconds of every call, by way."""
 OURS, AT_ONCE = "one call a tick", "one pass for all action tokens"
@@ -53,15 +54,15 @@ MAY_GROW_MIB = 8.0
 
 @dataclasses.dataclass(frozen=True)
 class LatencyConfig:
-    """parts: what to measure. `ways`: one tick in every way, beside the floor. `paced`: ticks at `hz`. `bits`: matrices kept in
-        fewer bits. `fit`: the largest controller and planner that keep up with `hz`. `single`: against one model of equal size at
-        every tick. `soak`: many ticks of a whole agent, which may neither compile nor grow.
+    """parts: what to measure. `ways`: one tick in every way, beside the floor. `paced`: ticks at `hz`. `precision`: products
+        in bfloat16. `fit`: the largest controller and planner that keep up with `hz`. `single`: against one model of equal size
+        at every tick. `soak`: many ticks of a whole agent, which may neither compile nor grow.
     json: where the figures are written, if anywhere. controller, planner: sizes, by their parameters. ratio: ticks an update.
     seconds: of calls that each way gets. cores: that this process keeps to, the last ones; a controller has one. soak: ticks of
         that part.
     """
 
-    parts: tuple[Part, ...] = ("ways", "paced", "bits", "fit", "single")
+    parts: tuple[Part, ...] = ("ways", "paced", "precision", "fit", "single")
     json: Path | None = None
     point: tyro.conf.OmitArgPrefixes[Point] = Point()
     controller: str = "1M"
@@ -263,26 +264,16 @@ def measure_paced(config: LatencyConfig, models: tuple[Model, Model], notes: lis
     return [{"way": name, "p50_ms": p50(times), "p99_ms": p99(times), "ticks": len(times)} for name, times in timed.items()]
 
 
-def measure_bits(config: LatencyConfig, models: tuple[Model, Model]) -> list[dict[str, Any]]:
-    """Returns the tick with matrices kept in fewer bits, and how far its actions are from those of float32."""
+def measure_precision(config: LatencyConfig, models: tuple[Model, Model]) -> list[dict[str, Any]]:
+    """Returns the tick in either precision, and how far the actions of bfloat16 are from those of float32."""
     rows = []
     for name, model in zip((OURS, AT_ONCE), models):
-        ways = {"float32": ways_to_tick.one_call_a_tick(model)}
-        for bits in ("bfloat16", "int8"):
-            for how, multiplied in (("kept", False), ("multiplied", True)):
-                ways[f"{bits}, {how}"] = ways_to_tick.in_fewer_bits(model, bits, multiplied)
+        ways = {precision: ways_to_tick.one_call_a_tick(model, precision) for precision in get_args(Precision)}
         apart = agree(ways, "float32")
-        timed = interleave(ways, config.seconds, f"fewer bits, {name}")
-        rows += [
-            {
-                "way": name,
-                "bits": bits,
-                "p50_ms": p50(times),
-                "over_float32": p50(times) / p50(timed["float32"]),
-                "difference": apart.get(bits),
-            }
-            for bits, times in timed.items()
-        ]
+        timed = interleave(ways, config.seconds, f"precision, {name}")
+        for precision, times in timed.items():
+            over, far = p50(times) / p50(timed["float32"]), apart.get(precision)
+            rows.append({"way": name, "precision": precision, "p50_ms": p50(times), "over_float32": over, "difference": far})
     return rows
 
 
@@ -413,15 +404,15 @@ def measure(config: LatencyConfig) -> dict[str, Any]:
         "command": dataclasses.asdict(config) | {"json": None},
         "machine": {"processor": processor(), "cores": len(priority.cores()), "jax": jax.__version__},
     }
-    if {"ways", "paced", "bits"} & {*config.parts}:
+    if {"ways", "paced", "precision"} & {*config.parts}:
         sizes = sized(config.planner, window), sized(config.controller, window)
         models = tuple(ways_to_tick.two_rate(config.point, *sizes, at_once) for at_once in (False, True))
     if "ways" in config.parts:
         found["ways"] = measure_ways(config, models, notes)
     if "paced" in config.parts:
         found["paced"] = measure_paced(config, models, notes)
-    if "bits" in config.parts:
-        found["bits"] = measure_bits(config, models)
+    if "precision" in config.parts:
+        found["precision"] = measure_precision(config, models)
     if "fit" in config.parts:
         found["fit"] = measure_fit(config)
     if "single" in config.parts:

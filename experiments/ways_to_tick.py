@@ -8,14 +8,14 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hierarchy.control.acting import Acting, ahead_of_time, compile_acting, lay_out
+from hierarchy.control.acting import Acting, Precision, ahead_of_time, compile_acting, lay_out
 from hierarchy.layout import (
     CONTINUOUS_START,
     EMPTY,
@@ -36,7 +36,6 @@ from modules.masks import Place
 from modules.transformer import Run, TransformerConfig, empty_cache
 
 Way = Callable[[int], np.ndarray]
-Bits = Literal["bfloat16", "int8"]
 AGE = 3
 """Of the plan, at every tick."""
 SHAPES = {
@@ -160,65 +159,16 @@ def _fields(model: Model, reader: str) -> np.ndarray:
     return np.concatenate([*spans, [ids["controller", "separator"]][: reader == "controller"]]).astype(np.int32)
 
 
-def compiled(model: Model) -> Acting:
+def compiled(model: Model, precision: Precision = "float32") -> Acting:
     """Returns the acting functions whose tick is compiled ahead of time for one episode."""
-    acting = compile_acting(model.network, model.schema, model.layout.name, "mean")
+    acting = compile_acting(model.network, model.schema, model.layout.name, "mean", precision=precision)
     return ahead_of_time(acting, lay_out(acting, model.params))
 
 
-def one_call_a_tick(model: Model) -> Way:
+def one_call_a_tick(model: Model, precision: Precision = "float32") -> Way:
     """Returns ours: the whole tick is one compiled call. One pass for all action tokens, where the layout decodes at once."""
-    acting = compiled(model)
-    return _in_one_call(model, acting.tick, lay_out(acting, model.params).tick)
-
-
-def in_fewer_bits(model: Model, bits: Bits, multiplied: bool) -> Way:
-    """Returns ours with the layers' matrices kept in fewer bits; int8 has a scale a column.
-
-    multiplied: what they multiply is rounded too (int8 with a scale a token), and products are of few bits, with sums of 32. Else
-    they are made float32 again before they are used.
-    """
-    acting = compile_acting(model.network, model.schema, model.layout.name, "mean")
-    product = functools.partial(_product, multiplied)
-
-    def tick(params, cache, packed, reading):
-        with hk.intercept_methods(product):
-            return acting.tick.__wrapped__(params, cache, packed, reading)
-
-    weights = {name: _rounded(leaves, bits) for name, leaves in lay_out(acting, model.params).tick.items()}
-    return _in_one_call(model, jax.jit(tick, donate_argnums=1), weights)
-
-
-def _rounded(leaves: dict[str, jax.Array], bits: Bits) -> dict[str, jax.Array]:
-    """A module's parameters, its matrix `w` in fewer bits."""
-    if "w" not in leaves:
-        return leaves
-    w = leaves["w"]
-    if bits == "bfloat16":
-        return leaves | {"w": w.astype(jnp.bfloat16)}
-    scale = jnp.maximum(jnp.abs(w).max(axis=0), 1e-12) / 127
-    return leaves | {"w": jnp.round(w / scale).astype(jnp.int8), "scale": scale}
-
-
-def _product(multiplied: bool, call, args, kwargs, context):
-    """What a linear layer gives whose matrix is kept in fewer bits, for `hk.intercept_methods`."""
-    if type(context.module) is not hk.Linear or context.method_name != "__call__":
-        return call(*args, **kwargs)
-    (x,) = args
-    w = hk.get_parameter("w", (x.shape[-1], context.module.output_size), init=None)
-    bias = hk.get_parameter("b", w.shape[1:], init=None) if context.module.with_bias else 0.0
-    scale = hk.get_parameter("scale", w.shape[1:], init=None) if w.dtype == jnp.int8 else 1.0
-    if not multiplied:
-        return (x @ w.astype(jnp.float32)) * scale + bias
-    if w.dtype == jnp.bfloat16:
-        return jnp.matmul(x.astype(jnp.bfloat16), w, preferred_element_type=jnp.float32) + bias
-    each = jnp.maximum(jnp.abs(x).max(axis=-1, keepdims=True), 1e-12) / 127
-    rounded = jnp.round(x / each).astype(jnp.int8)
-    return jnp.matmul(rounded, w, preferred_element_type=jnp.int32).astype(jnp.float32) * each * scale + bias
-
-
-def _in_one_call(model: Model, call: Callable[..., Any], weights: hk.Params) -> Way:
-    """The way that gives one compiled call all that a tick is told."""
+    acting = compiled(model, precision)
+    weights = lay_out(acting, model.params).tick
     size, fields = tokens_per_reading(model.layout), _fields(model, "controller")
     reading = jax.tree.map(lambda leaf: leaf[None], model.reading)
     cache = _batched(stepwise.controller_cache(model.network, model.layout))
@@ -227,7 +177,7 @@ def _in_one_call(model: Model, call: Callable[..., Any], weights: hk.Params) -> 
     def way(tick: int) -> np.ndarray:
         nonlocal cache
         tokens = stepwise.Tokens(observation(tick, size)[None, :, None], fields[None, :, None], full, nothing)
-        cache, action = call(weights, cache, stepwise.pack_tick(tokens, 1, tick, AGE, nothing), reading)
+        cache, action = acting.tick(weights, cache, stepwise.pack_tick(tokens, 1, tick, AGE, nothing), reading)
         return np.asarray(action.unit)[0]
 
     return way
