@@ -4,8 +4,8 @@ What is drawn is placed, whatever its size, so that every source is learnt as of
 
 1. The largest first, and where there is more than fits the last drawn at last, each in the row that is emptiest with it. A row is
    sure to hold what a segment takes at the least, which is without the updates that no tick sees.
-2. One that no row has room for is shortened to what a row has left, the emptiest row first. Where nothing would remain of it, it is
-   left out, and counted: that are few, for what is drawn is a little less than fits.
+2. One that no row has room for is shortened to what a row has left, the emptiest row first. Where nothing would remain of it, it
+   is left out, and counted: those are few, for what is drawn is a little less than fits.
 3. Windows grow into what their row has left of the controller's stream, then what planners read into what is left of theirs.
 """
 
