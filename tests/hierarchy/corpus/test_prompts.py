@@ -84,7 +84,7 @@ def test_a_prompt_of_the_very_episode_would_be_seen(monkeypatch):
     """The mistake of others: the window is drawn from any episode, its own among them."""
     mixed, rng = mixture(Prompts(1.0, 9)), np.random.default_rng(0)
 
-    def of_any(rng, part, index):
+    def of_any(rng, part, index, own):
         episode = mixed._episode(part, int(rng.integers(EPISODES)))
         return mixed._encode(part, draw_excerpt(rng, episode, 9))
 
