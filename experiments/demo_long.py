@@ -158,7 +158,8 @@ def whole_mix(config: DemoLongConfig) -> Mix:
     shares = {task: share * rest for task, share in others.items()} | {"patrol": config.patrol_share}
     names = tuple(sorted(shares))
     # Half wait for their first plan: a caption is over before a late one would be there.
-    return Mix(names, tuple(shares[name] for name in names), rows=config.rows, wait_for_first=0.5)
+    shared = {"rows": config.rows, "controller_tokens": 640, "wait_for_first": 0.5}
+    return Mix(names, tuple(shares[name] for name in names), **shared)
 
 
 def whole(config: DemoLongConfig, agent: train.AgentName, seed: int, steps: int) -> TrainConfig:
