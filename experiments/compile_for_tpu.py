@@ -79,7 +79,7 @@ class CompileConfig:
     rows: int = 512
     planner_tokens: int = 1024
     controller_tokens: int = 2048
-    plans: int = 256
+    plans: int = 128
     text_targets: int = 1024
     accumulate: int = 1
     compute: Compute = Compute("bfloat16", scan=True, remat="full", attention="flash", text_chunk=256)

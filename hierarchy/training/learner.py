@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -75,7 +76,7 @@ def optimizer(config: LearnerConfig) -> optax.GradientTransformation:
     """Returns AdamW with decay on matrices alone, after clipping by the global norm."""
 
     def matrices(params: hk.Params) -> Any:
-        return jax.tree.map(lambda x: x.ndim >= 2, params)
+        return {name: {key: leaf.ndim >= 2 + (LAYERS in name) for key, leaf in leaves.items()} for name, leaves in params.items()}
 
     def faster(params: hk.Params) -> Any:
         return {name: dict.fromkeys(leaves, name.startswith("controller")) for name, leaves in params.items()}
@@ -117,7 +118,7 @@ def make_step(
     """
     update = optimizer(config).update
     held = None if spread is None else state_shardings(spread, jax.eval_shape(lambda: initial_state(network, config)))
-    frozen = config.planner == "frozen" and weights == config.weights
+    frozen, scanned = config.planner == "frozen" and weights == config.weights, compute is not None and compute.scan
     taught = detached(network) if config.planner == "detached" else network
 
     def loss(params: hk.Params, batch: Batch) -> tuple[jax.Array, Metrics]:
@@ -131,21 +132,73 @@ def make_step(
         if held is not None:
             # Each device sums its own part of the gradient, and updates no other.
             gradient = jax.lax.with_sharding_constraint(gradient, held.params)
+        parts = gradient, state.params, state.optimizer
+        gradient, params, moments = stacked(parts) if scanned else parts
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
-        updates, moments = update(gradient, state.optimizer, state.params)
-        moved = optax.apply_updates(state.params, updates)
+        updates, moved_moments = update(gradient, moments, params)
+        moved = optax.apply_updates(params, updates)
         if frozen:
             # Without a gradient, momentum and weight decay would still move them.
-            moved = moved | planner_of(state.params)
-        after = (moved, moments)
-        params, moments = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, (state.params, state.optimizer))
+            moved = moved | planner_of(params)
+        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (moved, moved_moments), (params, moments))
+        params, moments = unstacked(after, state.params) if scanned else after
         metrics |= {"gradient_norm": norm, "finite": finite, "rate": rate(config)(state.step)}
         return TrainState(params, moments, state.step + finite), metrics
 
     if spread is None:
         return jax.jit(step, donate_argnums=0)
     return jax.jit(step, donate_argnums=0, in_shardings=(held, batch_sharding(spread)), out_shardings=(held, whole(spread)))
+
+
+LAYERS = "layer_*"
+"""What stands for a layer's number in the name of what all layers have."""
+
+
+def kind_of(module: str) -> tuple[str, int]:
+    """Returns a module's name with the number of its layer left out, and that number; 0 where it stands in no layer."""
+    found = re.search(r"/layer_(\d+)", module)
+    if found is None:
+        return module, 0
+    return f"{module[: found.start()]}/{LAYERS}" + re.sub(rf"_{found[1]}(?=/|$)", "_*", module[found.end() :]), int(found[1])
+
+
+def stacked(tree: Any) -> Any:
+    """Returns trees of parameters, or of what an optimiser keeps of each, with what all layers have as one array [layers, ...].
+
+    An optimiser treats them alike, and hundreds of small updates would take longer to compile than all the rest of a step.
+    """
+
+    def stack(params: hk.Params) -> hk.Params:
+        kinds: dict[str, list[str]] = {}
+        for module in sorted(params, key=lambda name: kind_of(name)[1]):
+            kinds.setdefault(kind_of(module)[0], []).append(module)
+        return {
+            kind: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[module] for module in modules))
+            if LAYERS in kind
+            else params[kind]
+            for kind, modules in kinds.items()
+        }
+
+    return jax.tree.map(lambda each: stack(each) if is_params(each) else each, tree, is_leaf=is_params)
+
+
+def unstacked(tree: Any, like: hk.Params) -> Any:
+    """Returns what `stacked` was given. like: the parameters."""
+
+    def unstack(kinds: hk.Params) -> hk.Params:
+        found = {module: kind_of(module) for module in like}
+        return {
+            module: jax.tree.map(lambda leaf, number=number: leaf[number], kinds[kind]) if LAYERS in kind else kinds[kind]
+            for module, (kind, number) in found.items()
+        }
+
+    return jax.tree.map(lambda each: unstack(each) if is_params(each) else each, tree, is_leaf=is_params)
+
+
+def is_params(node: Any) -> bool:
+    """Whether a node of a tree is a tree of parameters."""
+    return isinstance(node, dict)
 
 
 def accumulated(

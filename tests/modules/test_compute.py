@@ -9,9 +9,10 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from hierarchy.batch import Targets
-from hierarchy.training.learner import LearnerConfig, initial_state, make_step, shared
+from hierarchy.training.learner import LearnerConfig, initial_state, make_step, optimizer, shared, stacked, unstacked
 from hierarchy.training.losses import LossWeights, joint_loss
 from modules.compute import Compute, LayerNames, Spread, computing, lowered, partition
+from tests.hierarchy.model.two_rate_toys import toy
 from tests.hierarchy.training.spread_job import example
 
 WEIGHTS = LossWeights()
@@ -64,13 +65,13 @@ def test_half_the_digits_give_nearly_the_same(kind):
 
 def test_layers_have_the_names_of_the_first_with_their_own_numbers():
     names = LayerNames()
-    for flat, stacked, number in (
+    for flat, first, number in (
         ("layer_12/query_key_value", "layer_0/query_key_value", 12),
         ("layer_3/plan_query_3", "layer_0/plan_query_0", 3),
         ("layer_3", "layer_0", 3),
     ):
-        assert names.flat_to_stacked(flat) == (stacked, number)
-        assert names.stacked_to_flat(stacked, number) == flat
+        assert names.flat_to_stacked(flat) == (first, number)
+        assert names.stacked_to_flat(first, number) == flat
     assert names.flat_to_stacked("norm_out") is None
 
 
@@ -97,6 +98,20 @@ def test_a_batch_in_parts_is_the_batch(kind):
         np.testing.assert_allclose(float(metrics[name]), float(in_parts[name]), rtol=1e-5, err_msg=name)
     # The optimiser's means are a tenth of the gradient.
     assert_close(one, other, 1e-5)
+
+
+def test_an_optimiser_treats_layers_that_stand_together_as_it_does_each():
+    params = toy("film").params
+    together = stacked(params)
+    assert len(together) < len(params)
+    assert together["controller/transformer/layer_*/gate_up"]["w"].shape == (2, 12, 16)
+    assert any(name.endswith("/plan_film_1") for name in together)
+    update, state = optimizer(LearnerConfig(rate_warm_up=0)).update, optimizer(LearnerConfig()).init(params)
+    alone, _ = update(params, state, params)
+    moved, _ = update(together, stacked(state), together)
+    assert_close(unstacked(moved, params), alone, 1e-7)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(alone)) > 1e-4
+    jax.tree.map(np.testing.assert_array_equal, unstacked(stacked(state), params), state)
 
 
 def test_shares_of_every_head_add_up_to_one_and_actions_are_one_head():
