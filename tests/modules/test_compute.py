@@ -100,6 +100,7 @@ def test_a_batch_in_parts_is_the_batch(kind):
     assert_close(one, other, 1e-5)
 
 
+@pytest.mark.long
 def test_an_optimiser_treats_layers_that_stand_together_as_it_does_each():
     params = toy("film").params
     together = stacked(params)
