@@ -90,6 +90,14 @@ def placed(batch: Batch, spread: Spread | None) -> Batch:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(how, np.asarray(rows)), batch)
 
 
+def divided(batch: Batch, spread: Spread | None) -> Batch:
+    """Returns a batch on its devices, of which every host has all rows; as it is where there is one host."""
+    if jax.process_count() == 1:
+        return batch
+    how = batch_sharding(spread)
+    return jax.tree.map(lambda rows: jax.make_array_from_callback(np.shape(rows), how, np.asarray(rows).__getitem__), batch)
+
+
 def anyone(flags: dict[str, bool]) -> dict[str, bool]:
     """Returns which flags are set on any host; all hosts call this at the same time."""
     if jax.process_count() == 1:

@@ -18,7 +18,7 @@ from tensorboardX import SummaryWriter
 from hierarchy.batch import Batch
 from hierarchy.model.network import Network
 from hierarchy.training.checkpoint import open_manager, restore, save, save_batch
-from hierarchy.training.hosts import anyone, lost_hosts_named, placed
+from hierarchy.training.hosts import anyone, divided, lost_hosts_named, placed
 from hierarchy.training.learner import (
     LearnerConfig,
     TrainState,
@@ -114,7 +114,8 @@ def train(
             if number % trainer.log_every == 0 or number + 1 == learner.steps:
                 log.write(number, metrics)
             if held_out and ((number + 1) % trainer.measure_every == 0 or number + 1 == learner.steps):
-                log.write(number, mean_of([measure(state.params, batch) for batch in held_out]), "held_out")
+                measured = [measure(state.params, divided(batch, spread)) for batch in held_out]
+                log.write(number, mean_of(measured), "held_out")
             advance(f"loss {float(metrics['loss']):.3f}")
             due = time.monotonic() - saved_at > trainer.checkpoint_every_s
             now = anyone({"stop": stop.is_set, "save": due or stop.is_set})
