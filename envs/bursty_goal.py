@@ -19,6 +19,7 @@ import dm_env
 import numpy as np
 from dm_env import specs
 
+from envs.switching_goal import goal_named
 from hierarchy.timeline import NO_PLAN, PLAN_READY, draw_irregular, marks, visible
 
 
@@ -87,10 +88,7 @@ class BurstyGoal(dm_env.Environment):
         """
         if self._tick >= self.rules.ticks:
             return self.reset()
-        chosen = int(action)
-        if not 0 <= chosen < self.rules.goals:
-            raise ValueError(f"action {chosen} at tick {self._tick}: goals are numbered 0 to {self.rules.goals - 1}")
-        paid = int(chosen == self.goal)
+        paid = int(goal_named(action, self.rules.goals, self._tick) == self.goal)
         self._tick += 1
         last = self._tick == self.rules.ticks
         return (dm_env.truncation if last else dm_env.transition)(float(paid), self._observation(paid))

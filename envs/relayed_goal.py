@@ -17,7 +17,7 @@ import dm_env
 import numpy as np
 from dm_env import specs
 
-from envs.switching_goal import last_redraw
+from envs.switching_goal import goal_named, last_redraw
 from hierarchy.timeline import NO_PLAN, Timeline, visible
 
 
@@ -67,10 +67,7 @@ class RelayedGoal(dm_env.Environment):
         """
         if self._tick >= self.rules.ticks:
             return self.reset()
-        chosen = int(action)
-        if not 0 <= chosen < self.rules.goals:
-            raise ValueError(f"action {chosen} at tick {self._tick}: goals are numbered 0 to {self.rules.goals - 1}")
-        reward = float(chosen == self.goal)
+        reward = float(goal_named(action, self.rules.goals, self._tick) == self.goal)
         self._tick += 1
         if self._tick == self.rules.ticks:
             return dm_env.truncation(reward, self._observation())

@@ -65,10 +65,7 @@ class SwitchingGoal(dm_env.Environment):
         """
         if self._tick >= self.rules.ticks:
             return self.reset()
-        chosen = int(action)
-        if not 0 <= chosen < self.rules.goals:
-            raise ValueError(f"action {chosen} at tick {self._tick}: goals are numbered 0 to {self.rules.goals - 1}")
-        reward = float(chosen == self.goal)
+        reward = float(goal_named(action, self.rules.goals, self._tick) == self.goal)
         self._tick += 1
         if self._tick == self.rules.ticks:
             return dm_env.truncation(reward, self._observation())
@@ -108,6 +105,14 @@ class Expert:
         """Returns (executed action, label), int32 [] and the same."""
         action = time_step.observation["goal"][0]
         return action, action
+
+
+def goal_named(action: int | np.ndarray, goals: int, tick: int) -> int:
+    """Returns the goal that an action names at a tick. Raises ValueError where there is no such goal."""
+    chosen = int(action)
+    if not 0 <= chosen < goals:
+        raise ValueError(f"action {chosen} at tick {tick}: goals are numbered 0 to {goals - 1}")
+    return chosen
 
 
 def last_redraw(rng: np.random.Generator, ticks: int, tau: float) -> np.ndarray:

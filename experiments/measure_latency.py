@@ -164,10 +164,12 @@ def passes_of(model: Model) -> list[Pass]:
 
 
 def p50(times: np.ndarray) -> float:
+    """Returns the median."""
     return float(np.percentile(times, 50))
 
 
 def p99(times: np.ndarray) -> float:
+    """Returns the 99th percentile."""
     return float(np.percentile(times, 99))
 
 
