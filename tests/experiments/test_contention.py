@@ -39,6 +39,7 @@ def invented(p99: float, missed: float, note: str = REAL_TIME) -> dict:
         "slow_hz": 12.5,
         "planner_duty": 0.5,
         "elsewhere": 0.01,
+        "stolen": 0.0,
         "parameters": 850_000,
         "notes": ["controller on core 1, planner on cores [0]", note],
     }
@@ -121,6 +122,20 @@ def test_what_was_measured_otherwise_is_not_taken_for_this(tmp_path):
     assert contention.finished(dataclasses.replace(config, out=tmp_path / "other")) == {}
 
 
+def test_a_disturbed_run_is_made_again_and_the_last_of_three_counts(tmp_path):
+    kind, config = kinds(CONFIG)[0], dataclasses.replace(CONFIG, out=tmp_path)
+    quiet, busy, stolen = ({**invented(2.0, 0.0), "elsewhere": e, "stolen": s} for e, s in ((None, 0.02), (0.4, 0.0), (0.0, 0.1)))
+
+    def counted(*found: dict) -> dict:
+        lines = [{"kind": kind, "repeat": 0, "settings": contention.settings(config), "found": each} for each in found]
+        (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return contention.finished(config).get((kind, 0))
+
+    assert counted(busy) is counted(stolen) is counted(busy, stolen) is None
+    assert counted(quiet) == counted(busy, quiet) == counted(busy, stolen, quiet) == quiet
+    assert counted(busy, busy, stolen) == stolen
+
+
 def command(*options: object) -> int:
     with mock.patch.object(sys, "argv", ["contention", *map(str, options)]):
         try:
@@ -145,7 +160,7 @@ def test_help_and_what_cannot_be(capsys):
 
 
 @pytest.mark.long
-def test_a_short_measurement_goes_on_where_it_was_stopped(tmp_path, capsys):
+def test_a_short_measurement_goes_on_where_it_was_stopped(tmp_path, capsys, monkeypatch):
     """What the figures are is this machine's affair; that they are there is not."""
     options = ["--presets", "debug", "--priorities", "usual", "--duties", 1.0, "--seconds", 1, "--repeats", 2, "--out", tmp_path]
     out = tmp_path / "contention.json"
@@ -153,6 +168,7 @@ def test_a_short_measurement_goes_on_where_it_was_stopped(tmp_path, capsys):
     def stop(*_) -> dict:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(contention, "TRIES", 1)
     real, calls = contention.told, []
     with mock.patch.object(contention, "told", lambda one: calls.append(one) or (real(one) if len(calls) < 2 else stop())):
         assert command(*options, "--json", out) == 130
