@@ -303,7 +303,7 @@ def measure_fit(config: LatencyConfig) -> dict[str, Any]:
 def _largest(measure: Callable[[str], np.ndarray], limit_ms: float) -> list[dict[str, Any]]:
     """Returns what was tried: sizes from a small one up, each about as much larger as the time allows, until one does not fit."""
     sizes, tried, at = list(SHAPES), [], 1
-    counts = np.array([10 * width**2 * layers for width, layers in SHAPES.values()])
+    counts = np.array([layers * width * (4 * width + 3 * wide // 2) for width, layers, wide in SHAPES.values()])
     while at < len(sizes) and (not tried or tried[-1]["fits"]):
         times = measure(sizes[at])
         fits = p99(times) <= limit_ms

@@ -78,7 +78,12 @@ class TorchTick:
         ]
         if self._cross:
             self._across = [
-                (leaf(f"norm_plan_{i}", "scale"), product(f"plan_query_{i}"), product(f"plan_out_{i}")) for i in range(layers)
+                (
+                    leaf(name(i, f"norm_plan_{i}"), "scale"),
+                    product(name(i, f"plan_query_{i}")),
+                    product(name(i, f"plan_out_{i}")),
+                )
+                for i in range(layers)
             ]
         self._head = product("~continuous/continuous/weights"), leaf("~continuous/continuous/weights", "b")
         self._classes, self._bias = torch.tensor(head_features(BINS)), leaf("~continuous/continuous", "bias")

@@ -39,19 +39,21 @@ Way = Callable[[int], np.ndarray]
 AGE = 3
 """Of the plan, at every tick."""
 SHAPES = {
-    "0.5M": (128, 3),
-    "1M": (160, 4),
-    "2M": (224, 4),
-    "5M": (320, 5),
-    "10M": (448, 5),
-    "16M": (512, 6),
-    "20M": (512, 8),
-    "50M": (704, 10),
-    "96M": (896, 12),
-    "200M": (1152, 15),
-    "400M": (1536, 17),
+    "0.5M": (128, 3, 512),
+    "1M": (192, 3, 640),
+    "2M": (256, 3, 1024),
+    "5M": (320, 5, 1280),
+    "10M": (448, 5, 1792),
+    "16M": (512, 6, 2048),
+    "20M": (512, 8, 2048),
+    "50M": (704, 10, 2816),
+    "96M": (896, 12, 3584),
+    "200M": (1152, 15, 4608),
+    "400M": (1536, 17, 6144),
 }
-"""Width and layers of transformers by the number of their parameters, 10 a layer times the width squared."""
+"""Width, layers and feed-forward size of transformers by the number of their layers' parameters."""
+HEAD = 64
+"""Size of a head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +92,15 @@ def sized(name: str, window: int) -> TransformerConfig:
     """Returns the transformer of a named size."""
     if name not in SHAPES:
         raise ValueError(f"no size {name!r}: there are {', '.join(SHAPES)}")
-    width, layers = SHAPES[name]
-    return TransformerConfig(width, layers, width // 32, 4 * width, window)
+    width, layers, feed_forward = SHAPES[name]
+    return TransformerConfig(width, layers, width // HEAD, feed_forward, window)
 
 
 def of_parameters(count: int, window: int) -> TransformerConfig:
     """Returns the transformer whose layers have as nearly `count` parameters as whole layers and widths give."""
-    choices = [(width, layers) for layers in range(2, 25) for width in range(96, 2049, 32) if 50 <= width / layers <= 150]
+    choices = [(width, layers) for layers in range(2, 25) for width in range(2 * HEAD, 2049, HEAD) if 40 <= width / layers <= 160]
     width, layers = min(choices, key=lambda choice: abs(10 * choice[1] * choice[0] ** 2 - count))
-    return TransformerConfig(width, layers, width // 32, 4 * width, window)
+    return TransformerConfig(width, layers, width // HEAD, 4 * width, window)
 
 
 def layout_of(point: Point, at_once: bool = False) -> Layout:
@@ -241,7 +243,7 @@ def call_by_call(model: Model, a_token: bool) -> Way:
         units = [np.asarray(unit)]
         for i in range(rest):
             which = np.array([_id(layout, units[-1][0])]), asked[i : i + 1]
-            cache, unit = call(weights, cache, told(tick, *which, size + i, room.slots + i, False), plan)
+            cache, unit = call(weights, cache, told(tick, *which, size + i, room.kept + i, False), plan)
             units.append(np.asarray(unit))
         return np.concatenate(units)
 

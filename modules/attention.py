@@ -153,13 +153,33 @@ def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
 
 
 def pick(x: jax.Array, index: jax.Array) -> jax.Array:
-    """Returns x[index], [M, ...] from [N, ...]; zeros where the index is negative.
+    """Returns x[index], [M, ...] from [N, ...] by index [M]; zeros where it is negative.
 
-    As a product with one-hot rows: the gradient of a gather is a scatter, many times slower on a CPU and no faster on a TPU.
+    Its gradient is a product with one-hot rows: that of a gather is a scatter, which is slow on a TPU.
     """
-    chosen = jax.nn.one_hot(index, x.shape[0], dtype=x.dtype)
-    flat = jnp.matmul(chosen, x.reshape(x.shape[0], -1), precision=jax.lax.Precision.HIGHEST)
-    return flat.reshape(*index.shape, *x.shape[1:])
+    # Worked out here, so that an index that stands in numpy is none of what the gradient keeps.
+    return _pick(x, jnp.maximum(index, -1))
+
+
+@jax.custom_vjp
+def _pick(x: jax.Array, index: jax.Array) -> jax.Array:
+    there = (index >= 0).reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.where(there, x[jnp.maximum(index, 0)], 0)
+
+
+def _picked(x: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # Only the shape of x is needed; the array is not kept, as an empty part of it says as much.
+    return _pick(x, index), (x[..., :0] if x.ndim > 1 else x, index)
+
+
+def _picked_from(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, None]:
+    shape, index = kept
+    chosen = jax.nn.one_hot(index, shape.shape[0], dtype=slope.dtype, axis=0)
+    flat = jnp.matmul(chosen, slope.reshape(slope.shape[0], -1), precision=jax.lax.Precision.HIGHEST)
+    return flat.reshape(shape.shape[0], *slope.shape[1:]), None
+
+
+_pick.defvjp(_picked, _picked_from)
 
 
 def linear(size: int, name: str, scale: float = 1.0) -> hk.Linear:

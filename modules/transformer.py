@@ -7,7 +7,7 @@ written to first), so the two cannot drift apart.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import haiku as hk
 import jax
@@ -221,30 +221,53 @@ class Transformer(hk.Module):
             cache, slots: with a cache, tokens are written to their slots first and attend over the whole cache; without one they
                 attend over each other. Tokens past the last run are written nowhere, and are attended over all the same.
             reach: without a cache, how many places back a token can see at most; None for any.
-            prefix: one a layer, or none: keys and values [Q, H, P, D/H] that each token attends over beside the tokens.
-            beside: with a cache, another one that tokens attend over too, and that stays as it is.
+            prefix: one a layer, or none: keys and values [Q, H, P, D/H] that each token attends over beside the tokens. With a
+                cache and rotary attention it is the same for all tokens, [1, H, P, D/H], which are all of one moment, and
+                stands in the cache's last P slots.
+            beside: with a cache, another one that tokens attend over too, and that stays as it is. The prefix stands there.
         """
         if cache is None:
             return over_each_other(self._config, x, place, between, reach, prefix), None
         config, memories = self._config, []
         count = x.shape[0] if isinstance(slots, jax.Array) else sum(run.count for run in slots)
         kept = jax.tree.map(lambda old, new: put(old, new[:count], slots, 0), cache.place, place)
+        # A prefix that is one more product for each layer takes longer than one that is turned as all keys are, to the time at
+        # which it is met: scores are then as if neither were turned.
+        turned, size = config.position == "rotary" and len(prefix) > 0, cache.place.time.shape[0]
+        ahead = [Run(jnp.asarray(size - prefix[0].key.shape[2]), prefix[0].key.shape[2])] if turned and beside is None else []
+        if ahead:
+            now = Place(place.time[0], *jnp.array([0, 1, 0]), jnp.asarray(False))
+            kept = jax.tree.map(lambda old, one: put(old, jnp.full(ahead[0].count, one), ahead, 0), kept, now)
         more = jax.tree.map(lambda part: part[count:], place) if beside is None else beside.place
         keys = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), kept, more)
-        # Else they are worked out again in every layer, for every head and score: XLA counts that as cheap.
-        mask, time = jax.lax.optimization_barrier((may_see(place, keys, config.window), time_of(config, place, keys)))
+        mask, time = once(place.time, lambda: (may_see(place, keys, config.window), time_of(config, place, keys)))
 
         def over(i: int, query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
             memory = jax.tree.map(lambda old, fresh: put(old, fresh[:, :count], slots, 1), cache.layers[i], new)
+            if ahead:
+                plan = KeyValues(rotate(prefix[i].key[0], time.cos[:1], time.sin[:1]), prefix[i].value[0])
+                memory = jax.tree.map(lambda old, fresh: put(old, fresh.astype(old.dtype), ahead, 1), memory, plan)
             more = jax.tree.map(lambda part: part[:, count:], new) if beside is None else beside.layers[i]
             return attend(query, memory, mask, more=more if more.key.shape[1] else None, **how), memory
 
         for i in range(config.layers):
             outside = functools.partial(between[i], i=i) if between else None
             one = Block(config, f"layer_{i}")
-            x, memory = one(x, time, functools.partial(over, i), outside, prefix[i] if prefix else None)
+            x, memory = one(x, time, functools.partial(over, i), outside, prefix[i] if prefix and not turned else None)
             memories.append(memory)
         return normed("norm_out", x), Cache(kept, tuple(memories), cache.written)
+
+
+def once(number: jax.Array, work: Callable[[], Any]) -> Any:
+    """Returns what `work` returns, worked out in one place, by a loop that ends after one turn.
+
+    What is made of a few integers XLA counts as cheap, and works out again wherever it is used: a mask for every head and score,
+    an angle's cosine in every layer. It does so across an optimisation barrier too. number: any array of integers; from one of
+    them it is asked how long the loop is, or XLA would leave it out.
+    """
+    turns = jnp.minimum(jnp.abs(number.reshape(-1)[0]), 0) + 1
+    nothing = jax.tree.map(lambda made: jnp.zeros(made.shape, made.dtype), jax.eval_shape(work))
+    return jax.lax.fori_loop(0, turns, lambda _, __: work(), nothing)
 
 
 def over_each_other(

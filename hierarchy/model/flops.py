@@ -27,7 +27,7 @@ from hierarchy.layout import (
 )
 from hierarchy.model.config import ModelConfig, sizes
 from hierarchy.model.network import Network
-from modules.embedding import POSITIONS, bin_features, head_features
+from modules.embedding import bin_features, head_features
 from modules.transformer import TransformerConfig
 
 BIN_FEATURES = bin_features(BINS).shape[1]
@@ -192,7 +192,7 @@ def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: in
     """Operations of embedding tokens and as many times or ages as `moments`. Many tokens of several atoms are embedded field by
     field, absent ones too."""
     several = (atoms if tokens <= 8 else schema.fields) * BIN_FEATURES
-    multiplied = (schema.fields if atoms == 1 else several) + BIN_FEATURES + POSITIONS + 3
+    multiplied = (0 if atoms == 1 else several) + BIN_FEATURES + 3
     return 2 * config.width * (tokens * multiplied + moments * LOG_FEATURES)
 
 

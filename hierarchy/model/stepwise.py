@@ -29,10 +29,11 @@ from hierarchy.layout import (
     tokens_per_update,
     words,
 )
+from hierarchy.model.config import ModelConfig
 from hierarchy.model.network import Network, Reading
 from modules.attention import MASKED
 from modules.masks import Place
-from modules.transformer import Cache, Run, empty_cache
+from modules.transformer import Cache, Run, TransformerConfig, empty_cache
 
 Decoding = Literal["sample", "argmax", "mean"]
 DROPPED = 2**30
@@ -58,12 +59,13 @@ def pack_tick(tokens: Tokens, chunks: int, now: int, age: int, seeds: np.ndarray
 
     One array costs a call a few microseconds; an array each for what stands in it would cost as many times that.
     """
-    batch = len(tokens.value)
-    header = np.empty((batch, HEADER), np.int32)
+    batch, size = len(tokens.value), tokens.value[0].size
+    packed = np.empty((batch, HEADER + 2 * size), np.int32)
     for column, part in enumerate((now, age, chunks, np.asarray(seeds, np.uint32).view(np.int32), tokens.count, tokens.before)):
-        header[:, column] = part
-    parts = (header, tokens.value.reshape(batch, -1), tokens.field.reshape(batch, -1))
-    return np.concatenate(parts, axis=1, dtype=np.int32)
+        packed[:, column] = part
+    packed[:, HEADER : HEADER + size] = tokens.value.reshape(batch, size)
+    packed[:, HEADER + size :] = tokens.field.reshape(batch, size)
+    return packed
 
 
 def unpack_tick(packed, atoms: int):
@@ -97,29 +99,47 @@ class Plan(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a cache has room for: the tokens of `window` ticks, `each` a tick, and beside them `words` and patches."""
+    """What a cache has room for: the tokens of `window` ticks, `each` a tick, and beside them `words` and patches; then what
+    stands there for one tick alone, what is `asked` at once and the vectors of a `plan` that is a prefix."""
 
     window: int
     each: int
     words: int
+    asked: int
+    plan: int
+
+    @property
+    def kept(self) -> int:
+        """How many tokens later ticks may see. Those of an action are never among them."""
+        return self.window * self.each + self.words
 
     @property
     def slots(self) -> int:
-        """How many tokens that is. Those of an action are never among them: no later tick sees them."""
-        return self.window * self.each + self.words
+        """How many there are in all."""
+        return self.kept + self.asked + self.plan
 
 
 def planner_room(network: Network, layout: Layout, level: int = 1) -> Room:
     """Returns what the cache of a planner must hold, updates at every tick included."""
     reader = planner_name(level)
-    text = network.config.text_slots if words(readers(layout)[reader]) else 0
-    return Room(network.config.of(reader).window, tokens_per_update(layout, reader), text)
+    config, own = network.config, network.config.of(reader)
+    text = config.text_slots if words(readers(layout)[reader]) else 0
+    reads = level < len(config.planners)
+    return Room(own.window, tokens_per_update(layout, reader), text, asked=0, plan=prefix_vectors(config, own) if reads else 0)
 
 
 def controller_room(network: Network, layout: Layout) -> Room:
     """Returns what a controller's cache must hold."""
-    text = network.config.text_slots if words(layout.controller) else 0
-    return Room(network.config.controller.window, tokens_per_reading(layout), text)
+    config, own = network.config, network.config.controller
+    text = config.text_slots if words(layout.controller) else 0
+    asked = layout.action.size - 1 if layout.at_once and not text else 0
+    plan = prefix_vectors(config, own) if config.planner is not None else 0
+    return Room(own.window, tokens_per_reading(layout), text, asked, plan)
+
+
+def prefix_vectors(config: ModelConfig, reader: TransformerConfig) -> int:
+    """Returns how many of a plan's vectors stand in the cache of a transformer that reads it."""
+    return config.plan_vectors if config.plan_read == "prefix" and reader.position == "rotary" else 0
 
 
 def planner_cache(network: Network, layout: Layout, level: int = 1) -> Cache:
@@ -294,7 +314,9 @@ def _ingest(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: 
     place = Place(jnp.full(size, now), index, there.astype(jnp.int32), cache.written + index, there)
     reading = tokens.value, tokens.field, place
     if asked is not None:
+        # After those of all ticks, in the place of what was asked at the tick before.
         reading = jax.tree.map(lambda first, then: jnp.concatenate([first, then]), reading, asked)
+        slots.append(Run(jnp.asarray(room.kept), room.asked))
     x, cache = write(*reading, cache, slots)
     return cache._replace(written=cache.written + tokens.count), x[size - 1 :]
 
@@ -310,7 +332,7 @@ def _ingest_words(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, 
         there = index < count
         part = [jax.lax.dynamic_slice_in_dim(buffer, i * size, size) for buffer in (value, field)]
         place = Place(jnp.full(size, now), before + index, there.astype(jnp.int32), first + index, there)
-        x, cache = write(*part, place, cache, jnp.where(there, (first + index) % room.slots, DROPPED))
+        x, cache = write(*part, place, cache, jnp.where(there, (first + index) % room.kept, DROPPED))
         at = count - 1 - i * size
         return cache, jnp.where((at >= 0) & (at < size), x[jnp.clip(at, 0, size - 1)], last)
 

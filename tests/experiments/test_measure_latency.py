@@ -97,7 +97,7 @@ def test_a_paced_tick_is_timed_without_its_wait():
 
 
 def test_the_largest_that_fits_is_found():
-    counts = {name: 10 * width**2 * layers for name, (width, layers) in SHAPES.items()}
+    counts = {name: 10 * width**2 * layers for name, (width, layers, _) in SHAPES.items()}
     tried = _largest(lambda name: np.full(3, counts[name] / 1e6), 25.0)
     fitting = [one["size"] for one in tried if one["fits"]]
     assert max(fitting, key=counts.get) == "20M"
