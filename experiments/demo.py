@@ -11,7 +11,6 @@ experiments/demo.md says what to expect, and what has been seen so far.
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,15 +26,15 @@ from experiments.stages import (
     facts,
     paces,
     record_sources,
+    run_command,
     run_stages,
     steps_in,
     train_side_by_side,
     write_json,
 )
 from experiments.train import Mix, TrainConfig, train_run
-from hierarchy.training.checkpoint import CheckpointError
 from hierarchy.training.learner import LearnerConfig
-from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig
+from hierarchy.training.trainer import TrainerConfig
 
 SUITE = {"cartpole_balance": 1.0, "pendulum_swingup": 7.0, "point_mass_easy": 1.5, "reacher_easy": 0.5}
 """The bodies, and how often each is trained on against the others."""
@@ -208,17 +207,7 @@ def demo(config: DemoConfig) -> Path:
 def main() -> int:
     """Runs the command line; returns the exit code."""
     config = tyro.cli(DemoConfig, description=__doc__)
-    began = time.monotonic()
-    try:
-        path = demo(config)
-    except (ValueError, OSError, CheckpointError, NotFinite) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
-    except (Interrupted, KeyboardInterrupt) as error:
-        print(f"\ndemo: {error or 'stopped'}; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(f"\n{path} after {(time.monotonic() - began) / 60:.1f} minutes")
-    return 0
+    return run_command("demo", lambda: demo(config))
 
 
 if __name__ == "__main__":

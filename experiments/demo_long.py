@@ -19,7 +19,6 @@ import dataclasses
 import itertools
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,16 +36,16 @@ from experiments.stages import (
     facts,
     paces,
     record_sources,
+    run_command,
     run_stages,
     steps_in,
     train_side_by_side,
     write_json,
 )
 from experiments.train import Mix, TrainConfig
-from hierarchy.training.checkpoint import CheckpointError
 from hierarchy.training.learner import LearnerConfig
 from hierarchy.training.losses import LossWeights
-from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig
+from hierarchy.training.trainer import TrainerConfig
 
 SCRIPTED = {
     "cartpole_balance": 0.02,
@@ -384,17 +383,7 @@ def demo_long(config: DemoLongConfig) -> Path:
 def main() -> int:
     """Runs the command line; returns the exit code."""
     config = tyro.cli(DemoLongConfig, description=__doc__)
-    began = time.monotonic()
-    try:
-        path = demo_long(config)
-    except (ValueError, OSError, CheckpointError, NotFinite) as error:
-        print(f"demo_long: {error}", file=sys.stderr)
-        return 1
-    except (Interrupted, KeyboardInterrupt) as error:
-        print(f"\ndemo_long: {error or 'stopped'}; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(f"\n{path} after {(time.monotonic() - began) / 60:.1f} minutes")
-    return 0
+    return run_command("demo_long", lambda: demo_long(config))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from experiments.evaluate import FIRST_SEED, describe_row, load
 from experiments.scripted import ScriptedConfig
 from experiments.side_by_side import side_by_side
 from experiments.train import TrainConfig, cache_compilations
-from hierarchy.training.trainer import read_metrics
+from hierarchy.training.checkpoint import CheckpointError
+from hierarchy.training.trainer import Interrupted, NotFinite, read_metrics
 
 COMPILED = Path("runs/.jax_cache")
 BAR = (
@@ -220,3 +221,18 @@ def run_stages(stages: Stages, named: Iterable[tuple[str, Callable[[], object]]]
     cache_compilations(COMPILED)
     for name, work in named:
         stages.run(name, work)
+
+
+def run_command(name: str, job: Callable[[], Path]) -> int:
+    """Returns the exit code of a demo, after saying where its page is and how long it took, or what is in the way."""
+    began = time.monotonic()
+    try:
+        path = job()
+    except (ValueError, OSError, CheckpointError, NotFinite) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"\n{name}: {error or 'stopped'}; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"\n{path} after {(time.monotonic() - began) / 60:.1f} minutes")
+    return 0

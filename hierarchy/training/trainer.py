@@ -31,7 +31,8 @@ from hierarchy.training.learner import (
 from modules.compute import Compute, Spread
 
 Loader = Callable[[int], Iterator[tuple[Batch, dict[str, float]]]]
-"""From the number of the first step to the batches from there on, with their statistics."""
+"""From the number of the first step to the batches from there on, with their statistics. What it returns is closed after the last
+step, where it can be."""
 
 
 class Interrupted(Exception):
@@ -90,13 +91,13 @@ def train(
     steps = {weights: make_step(network, learner, weights, compute, spread) for weights in both}
     measure = make_measure(network, compute, spread)
     first = int(state.step)
-    batches = loader(first) if first < learner.steps else iter(())
     first_host = jax.process_index() == 0
     with (
         lost_hosts_named(),
         Log(folder if first_host else None, first) as log,
         stop_signals() as stop,
         progress(title, learner.steps, first, shown=first_host) as advance,
+        closing(loader(first) if first < learner.steps else iter(())) as batches,
     ):
         saved_at = time.monotonic()
         for number in range(first, learner.steps):
@@ -127,6 +128,16 @@ def train(
                 raise Interrupted(f"stopped by {by} after step {number}; the same command goes on from there")
         save(manager, state)
     return state
+
+
+@contextlib.contextmanager
+def closing(batches: Iterator) -> Iterator[Iterator]:
+    """Gives the batches, and closes them if they are made by something that has to be closed."""
+    try:
+        yield batches
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
 
 
 def mean_of(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:

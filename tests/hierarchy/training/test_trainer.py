@@ -62,10 +62,15 @@ def test_runs_from_before_an_option_go_on_without_it(debug_run, tmp_path):
 
 
 class StopAfter:
-    """A loader whose batch number `last` is followed by a SIGTERM to this very process."""
+    """A loader whose batch number `last` is followed by a SIGTERM to this very process. It says when it was closed."""
 
     def __init__(self, batches, first: int, last: int):
         self._batches, self._next, self._last = batches, first, last
+        self.closed = False
+
+    def close(self):
+        self._batches.close()
+        self.closed = True
 
     def __iter__(self):
         return self
@@ -79,11 +84,18 @@ class StopAfter:
 
 
 def stopped_after(config: command.TrainConfig, last: int, monkeypatch) -> None:
-    """Trains until a SIGTERM comes during step `last`."""
+    """Trains until a SIGTERM comes during step `last`, which closes the loader."""
+    made = []
+
+    def load(mix, seed: int, step: int, **how) -> StopAfter:
+        made.append(StopAfter(Loader(mix, seed, step, **how), step, last))
+        return made[-1]
+
     with monkeypatch.context() as patch:
-        patch.setattr(command, "Loader", lambda mix, seed, step, **how: StopAfter(Loader(mix, seed, step, **how), step, last))
+        patch.setattr(command, "Loader", load)
         with pytest.raises(trainer.Interrupted, match=rf"stopped by SIGTERM after step {last}; the same command goes on"):
             command.train_run(config)
+    assert [each.closed for each in made] == [True]
 
 
 @pytest.mark.parametrize("last", [pytest.param(0, marks=pytest.mark.long), 4])
