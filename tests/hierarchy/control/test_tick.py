@@ -79,7 +79,7 @@ def packed_size(made: Toy) -> int:
     return stepwise.HEADER + 2 * made.schema.controller_atoms * (1 if made.layout.pooled else 11)
 
 
-@pytest.mark.parametrize("kind", ["film", "at_once"])
+@pytest.mark.parametrize("kind", ["film", "at_once", "prefix"])
 def test_no_layer_of_the_cache_is_copied_inside(kind):
     made = toy(kind)
     assert copied(made, made.acting.tick) == []
