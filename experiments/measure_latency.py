@@ -286,8 +286,8 @@ def measure_fit(config: LatencyConfig) -> dict[str, Any]:
     def controller(size: str) -> np.ndarray:
         planner = sized("0.5M", config.point.window)
         way = ways_to_tick.one_call_a_tick(ways_to_tick.two_rate(config.point, planner, sized(size, config.point.window)))
-        if 1e3 * _quickest(way) > period:
-            return np.array([1e3 * _quickest(way)])
+        if (least := 1e3 * _quickest(way)) > period:
+            return np.array([least])
         return paced({size: way}, config.hz, 3)[size]
 
     def planner(size: str) -> np.ndarray:
