@@ -4,7 +4,7 @@
     python -m experiments.measure_throughput --parts steps --ratio 4 --rows 8
 
 Patrols are recorded once, and read whole: both models see the same ticks of the same episodes, and bear loss at each of them.
-About 4 minutes on 2 cores; see experiments/measure_throughput.md for what is compared and what to expect.
+See experiments/measure_throughput.md for what is compared.
 """
 
 import dataclasses
@@ -138,7 +138,11 @@ def in_torch(network: Network, batch: Batch, notes: list[str]) -> dict[str, Way]
         notes.append("PyTorch is not installed, so it is not compared with: pip install -r requirements-extras.txt")
         return {}
     torch.set_num_threads(os.cpu_count() or 1)
-    step = TorchStep(network, initial_state(network, LEARNER).params, LEARNER)
+    try:
+        step = TorchStep(network, initial_state(network, LEARNER).params, LEARNER)
+    except ValueError as error:
+        notes.append(f"PyTorch is not compared with: {error}")
+        return {}
     given = step.prepared(batch)
 
     def way(_: int) -> dict[str, float]:

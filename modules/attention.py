@@ -155,7 +155,7 @@ def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
 def pick(x: jax.Array, index: jax.Array) -> jax.Array:
     """Returns x[index], [M, ...] from [N, ...] by index [M]; zeros where it is negative.
 
-    Its gradient is a product with one-hot rows: that of a gather is a scatter, which is slow on a TPU.
+    Its gradient is a product with one-hot rows, as that of a gather is a scatter, which TPUs are not made for.
     """
     # Worked out here, so that an index that stands in numpy is none of what the gradient keeps.
     return _pick(x, jnp.maximum(index, -1))
