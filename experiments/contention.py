@@ -177,7 +177,7 @@ def contention(config: ContentionConfig) -> dict[tuple[Kind, int], dict[str, Any
         kind, repeat = left[0]
         each_s = float(np.mean(took)) if took else config.seconds + START_S
         print(
-            f"run {len(found) + 1} of {len(plan)}: {kind.preset}, {kind.priority} priority, {kind.way}; "
+            f"run {len(plan) - len(left) + 1} of {len(plan)}: {kind.preset}, {kind.priority} priority, {kind.way}; "
             f"{each_s * len(left) / 60:.0f} minutes left",
             file=sys.stderr,
             flush=True,
