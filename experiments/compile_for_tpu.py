@@ -68,21 +68,24 @@ KERNEL_SHARE = 0.5
 @dataclasses.dataclass(frozen=True)
 class CompileConfig:
     """preset: size of the model. slice: kind of chip and arrangement, such as v4:4x4x4, v5e:16x16, v5p:4x4x4, v6e:16x16.
-    mesh: data x fsdp x tensor, one or more; by default fsdp over all chips. position: of the planner's attention; "rotary" has a
-    kernel, "preset" is what the preset says. rows, planner_tokens, controller_tokens, plans, text_targets: of a batch.
-    accumulate: parts that its rows are gone through in. effort: of the compiler, -1 to 1. json: file for all figures."""
+    mesh: data x fsdp x tensor [x expert], one or more; by default fsdp over all chips. position: of the planner's attention;
+    "rotary" has a kernel, "preset" is what the preset says. experts, chosen: of the planner, 0 for one dense block a layer.
+    rows, planner_tokens, controller_tokens, plans, text_targets: of a batch. accumulate: parts that its rows are gone through in.
+    effort: of the compiler, -1 to 1. json: file for all figures."""
 
     preset: Preset = "debug"
     slice: str = "v4:4x4x4"
     mesh: tuple[str, ...] = ()
     position: Literal["rotary", "preset"] = "rotary"
+    experts: int = 0
+    chosen: int = 2
     rows: int = 512
     planner_tokens: int = 1024
     controller_tokens: int = 2048
     plans: int = 128
     text_targets: int = 1024
     accumulate: int = 1
-    compute: Compute = Compute("bfloat16", scan=True, remat="full", attention="flash", text_chunk=256)
+    compute: Compute = Compute("bfloat16", scan=True, remat="full", attention="flash", text_chunk=256, expert_capacity=1.25)
     effort: float = 0.0
     json: Path | None = None
 
@@ -115,8 +118,8 @@ def meshes_of(config: CompileConfig, devices: int) -> list[MeshConfig]:
     meshes = []
     for name in config.mesh or (f"1x{devices}x1",):
         parts = name.split("x")
-        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-            raise ValueError(f"no mesh {name!r}: data x fsdp x tensor, such as 1x{devices}x1")
+        if len(parts) not in (3, 4) or not all(part.isdecimal() for part in parts):
+            raise ValueError(f"no mesh {name!r}: data x fsdp x tensor [x expert], such as 1x{devices}x1")
         mesh = MeshConfig(*map(int, parts))
         if config.rows % (mesh.data * mesh.fsdp * config.accumulate):
             raise ValueError(
@@ -129,8 +132,10 @@ def meshes_of(config: CompileConfig, devices: int) -> list[MeshConfig]:
 def model_of(config: CompileConfig) -> tuple[ModelConfig, Schema]:
     """Returns the preset's model, and a schema of control and of text with all of Gato's pieces."""
     model = PRESETS[NAMES[config.preset]]
+    planner = dataclasses.replace(model.planner, experts=config.experts, chosen=config.chosen)
     if config.position == "rotary":
-        model = dataclasses.replace(model, planner=dataclasses.replace(model.planner, position="rotary"))
+        planner = dataclasses.replace(planner, position="rotary")
+    model = dataclasses.replace(model, planner=planner)
     return model, schema_of(("patrol", "text"), TEXT_IDS, "two_rate")
 
 
@@ -208,7 +213,7 @@ def examine(config: CompileConfig, chip: Chip, devices: list[Any], mesh: MeshCon
     held = jax.tree.map(lambda leaf: leaf.sharding, like)
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     row: dict[str, Any] = {
-        "mesh": "x".join(map(str, dataclasses.astuple(mesh))),
+        "mesh": "x".join(map(str, dataclasses.astuple(mesh)[: None if mesh.expert > 1 else 3])),
         "chips": len(devices),
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params)),
         "planner_parameters": sum(
@@ -228,10 +233,11 @@ def examine(config: CompileConfig, chip: Chip, devices: list[Any], mesh: MeshCon
     own_rows = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(batch_shapes(schema, packing)))
     own_rows //= mesh.data * mesh.fsdp
     # Exactly sharded, up to what is too small or too odd to divide.
-    divided = mesh.fsdp * mesh.tensor > 1 or len(devices) == 1
+    parts = mesh.fsdp * mesh.tensor * mesh.expert
+    divided = parts > 1 or len(devices) == 1
     row |= {
         "fits": True,
-        "sharded": divided and argument - own_rows < 1.25 * total / (mesh.fsdp * mesh.tensor) + 2**20,
+        "sharded": divided and argument - own_rows < 1.25 * total / parts + 2**20,
         "compile_s": time.perf_counter() - began,
         "compile_cpu_s": time.process_time() - cpu,
         "host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

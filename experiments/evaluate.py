@@ -138,6 +138,7 @@ def variant_of(facts: dict) -> str:
         "quantised": model["planner"] is not None and bool(model.get("plan_levels")),
         "fixed": model["planner"] is not None and all(len({*each}) == 1 for link in links(facts) for each in link),
         "at_once": facts.get("at_once", False),
+        "experts": model["planner"] is not None and bool(model["planner"].get("experts")),
         "no_sub_goal": not facts["learner"]["weights"]["sub_goal"],
         "prompts": bool(mix.get("prompts")),
     }

@@ -20,6 +20,7 @@ Baselines, with what tells them from the two-rate agent:
     --mix.ratios 1 --mix.latencies 0             one ratio and latency instead of random ones
     --learner.weights.sub-goal 0 --learner.planner-steps 0        nobody tells the planner what to plan
     --plan-read prefix, --plan-levels 5 5 5 5    another way to read a plan, or plans of a few values
+    --experts 16 --compute.expert-capacity 1.25  a planner of four to five times the parameters, for the same operations
     --mix.prompts 0.25                           a quarter of the episodes begin after a stretch of another one, as in Gato
 
 On several devices, and on several hosts, of which each gives the same command with its own index:
@@ -54,6 +55,7 @@ from hierarchy.model.network import Network, build
 from hierarchy.training.checkpoint import CheckpointError, write_facts
 from hierarchy.training.hosts import HostLost, HostsConfig, check_rows, connect, in_turn, lost_hosts_named, own_shards
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, step_weights
+from hierarchy.training.losses import LossWeights
 from hierarchy.training.sharding import MeshConfig, spread_over
 from hierarchy.training.trainer import Interrupted, NotFinite, TrainerConfig, train
 from modules.compute import Compute, Spread
@@ -109,7 +111,8 @@ class TrainConfig:
     """agent: which model. preset: its size. plan_read: how the controller reads plans, the preset's way by default. plan_levels:
     how many values a plan's channels may take, in turn; none for real numbers. at_once: all elements of an action are decoded in
     one pass, none from another. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the tokenizer,
-    which is trained on the corpus' own words once. compute, mesh, hosts: how and where it is computed, which no checkpoint
+    which is trained on the corpus' own words once. experts: of every feed-forward layer of the planner, of which a token goes
+    through `chosen`; 0 for none. compute, mesh, hosts: how and where it is computed, which no checkpoint
     depends on."""
 
     corpus: Path
@@ -120,6 +123,8 @@ class TrainConfig:
     plan_levels: tuple[int, ...] = ()
     at_once: bool = False
     text_pieces: int = 400
+    experts: int = 0
+    chosen: int = 2
     mix: Mix = Mix()
     learner: LearnerConfig = LearnerConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -159,10 +164,11 @@ def model_config(config: TrainConfig, schema: Schema, two_rate_schema: Schema) -
         raise ValueError(f"no preset {config.preset!r}: there are {', '.join(PRESETS)}")
     preset = PRESETS[config.preset]
     model = dataclasses.replace(preset, plan_read=config.plan_read or preset.plan_read, plan_levels=config.plan_levels)
+    planner = dataclasses.replace(model.planner, experts=config.experts, chosen=config.chosen)
     if config.agent == "two_rate":
-        return model
+        return dataclasses.replace(model, planner=planner)
     if config.agent == "three_rate":
-        return dataclasses.replace(model, above=(model.planner,))
+        return dataclasses.replace(model, planner=planner, above=(model.planner,))
     if config.agent == "controller_only":
         return dataclasses.replace(model, planner=None)
     return single_rate_config(model, parameters(build(model, two_rate_schema)), schema)
@@ -278,10 +284,11 @@ def check_warm_up(config: TrainConfig, network: Network) -> None:
         "learner.planner": learner.planner != "joint",
         "plan-read": config.plan_read not in (None, plain.plan_read),
         "plan-levels": bool(config.plan_levels),
+        "experts": config.experts > 0,
     }
     wrong = [name for name, there in asked.items() if there]
     if wrong and config.agent not in ("two_rate", "three_rate"):
-        raise ValueError(f"{' and '.join(wrong)} is about plans, and {config.agent} has none: leave it out, or train two_rate")
+        raise ValueError(f"{' and '.join(wrong)} is about planners, and {config.agent} has none: leave it out, or train two_rate")
     above = [name for name in ABOVE if getattr(config.mix, name) != getattr(Mix, name)]
     if above and config.agent != "three_rate":
         told = " and ".join(f"mix.{name.replace('_', '-')}" for name in above)
@@ -331,6 +338,10 @@ NEWER = {
     "above": (),
     "shards": 1,
     "accumulate": 1,
+    "experts": 0,
+    "chosen": 2,
+    "balance": LossWeights.balance,
+    "router_z": LossWeights.router_z,
     **{name: getattr(Mix, name) for name in ABOVE},
 }
 """What models, mixtures and losses had no word for at first, and what it was."""

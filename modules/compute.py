@@ -30,6 +30,9 @@ class Compute:
     attention: "einsum", or a "flash" kernel that never holds a whole matrix of scores; it runs where attention is rotary and has
     no prefix, and einsum elsewhere. Off a TPU it is interpreted, slowly.
     text_chunk: targets of text whose logits exist at one time, in every row; 0 for all of them. A multiple that divides them.
+    expert_capacity: room of each expert for the tokens of a row, in even shares of them; what comes when it is full is left out,
+    and the share of it is a metric. 0 for every token ("dropless"), as evaluating and acting have it: as many operations as all
+    experts take together.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -37,6 +40,7 @@ class Compute:
     remat: Remat = "none"
     attention: Literal["einsum", "flash"] = "einsum"
     text_chunk: int = 0
+    expert_capacity: float = 0.0
 
     def __post_init__(self) -> None:
         for name, kind in {
@@ -48,6 +52,8 @@ class Compute:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it is one of {', '.join(kind)}")
         if self.text_chunk < 0:
             raise ValueError(f"text_chunk is {self.text_chunk}: at least 0")
+        if self.expert_capacity < 0:
+            raise ValueError(f"expert_capacity is {self.expert_capacity}: at least 0")
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -65,7 +71,7 @@ class Spread(NamedTuple):
     stay whole.
 
     Dimensions of activations: "rows" of a batch, "heads" of attention (or what is made of them, in their order), "hidden" of the
-    feed-forward, "classes" of text. "width" is a parameter's dimension that no activation shares.
+    feed-forward, "experts" of it, "classes" of text. "width" is a parameter's dimension that no activation shares.
     """
 
     mesh: Mesh

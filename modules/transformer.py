@@ -31,6 +31,7 @@ from modules.attention import (
 from modules.compute import LayerNames, current, each_device, gathering, laid, rematerialised
 from modules.flash import flash_attention
 from modules.masks import Place, may_see, spans
+from modules.mixture_of_experts import Experts, Routed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class TransformerConfig:
     position: how attention knows the time between tokens: by turning half of every query and key ("rotary"), or by a learnt
         projection of the distance in every layer, with biases for content and position ("relative", Transformer-XL, arXiv
         1901.02860). Either way tokens of one moment are told apart by what they are, not by where they stand.
+    experts: GEGLU blocks in every layer, of which each token goes through `chosen` (see `modules.mixture_of_experts`); 0 for one
+        block that all go through. `feed_forward` is the size of all that one token goes through: experts do not change it.
     """
 
     width: int
@@ -50,6 +53,8 @@ class TransformerConfig:
     feed_forward: int
     window: int
     position: Literal["rotary", "relative"] = "rotary"
+    experts: int = 0
+    chosen: int = 2
 
     def __post_init__(self) -> None:
         if self.position not in ("rotary", "relative"):
@@ -58,6 +63,11 @@ class TransformerConfig:
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads of an even size")
         if min(self.width, self.layers, self.heads, self.feed_forward, self.window) < 1 or self.feed_forward % 2:
             raise ValueError(f"sizes are at least 1 and feed_forward is even: {self}")
+        if self.experts and not (1 <= self.chosen < self.experts and self.feed_forward % (2 * self.chosen) == 0):
+            raise ValueError(
+                f"chosen {self.chosen} of {self.experts} experts with feed_forward {self.feed_forward}: choose fewer than "
+                "there are, and a number that divides the halves of feed_forward"
+            )
 
 
 class Cache(NamedTuple):
@@ -146,11 +156,11 @@ def time_of(config: TransformerConfig, query: Place, key: Place) -> Time:
 
 
 class Block(hk.Module):
-    """One layer: self-attention, whatever `between` adds from outside, GEGLU."""
+    """One layer: self-attention, whatever `between` adds from outside, GEGLU or experts of it with this capacity."""
 
-    def __init__(self, config: TransformerConfig, name: str):
+    def __init__(self, config: TransformerConfig, name: str, capacity: float = 0.0):
         super().__init__(name=name)
-        self._config = config
+        self._config, self._capacity = config, capacity
 
     def __call__(
         self,
@@ -159,10 +169,12 @@ class Block(hk.Module):
         over: Callable[..., tuple[jax.Array, KeyValues]],
         between: Callable[[jax.Array], jax.Array] | None,
         prefix: KeyValues | None,
-    ) -> tuple[jax.Array, KeyValues]:
-        """Returns the layer's output [Q, D] and the keys and values that are left for later.
+        there: jax.Array,
+    ) -> tuple[jax.Array, KeyValues, Routed | None]:
+        """Returns the layer's output [Q, D], the keys and values that are left for later, and where experts had the tokens.
 
-        over: attends with queries over the tokens' own keys and values, and over others that it knows.
+        over: attends with queries over the tokens' own keys and values, and over others that it knows. there: bool [Q], whether
+            there is a token.
         """
         config = self._config
         qkv = linear(3 * config.width, "query_key_value")(normed("norm_attention", x))
@@ -177,10 +189,18 @@ class Block(hk.Module):
         x = laid(x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
         if between is not None:
             x = x + between(x).astype(x.dtype)
-        gate_up = linear(config.feed_forward, "gate_up")(normed("norm_feed_forward", x))
+        added, routed = self._feed_forward(normed("norm_feed_forward", x), there)
+        return laid(x + added, None, None), memory, routed
+
+    @hk.experimental.name_like("__call__")
+    def _feed_forward(self, x: jax.Array, there: jax.Array) -> tuple[jax.Array, Routed | None]:
+        config, scale = self._config, 1.0 / self._config.layers
+        if config.experts:
+            hidden = config.feed_forward // (2 * config.chosen)
+            return Experts(config.experts, config.chosen, hidden, self._capacity, scale)(x, there)
+        gate_up = linear(config.feed_forward, "gate_up")(x)
         gate, up = (laid(part, None, "hidden") for part in jnp.split(gate_up, 2, axis=-1))
-        x = x + linear(config.width, "down", 1.0 / config.layers)(jax.nn.gelu(gate) * up)
-        return laid(x, None, None), memory
+        return linear(config.width, "down", scale)(jax.nn.gelu(gate) * up), None
 
     def _relative(self, query: jax.Array, time: Distance) -> tuple[jax.Array, Relative]:
         """Returns queries for the content of keys, and what queries add to their scores for the distance."""
@@ -210,8 +230,9 @@ class Transformer(hk.Module):
         reach: int | None = None,
         prefix: Sequence[KeyValues] = (),
         beside: Cache | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
-        """Returns normalised outputs [Q, D] and the cache after the tokens were written to it.
+    ) -> tuple[jax.Array, Cache | Routed | None]:
+        """Returns normalised outputs [Q, D] and the cache after the tokens were written to it; without a cache, where experts had
+        the tokens, [layers, ...], if there are any.
 
         Args:
             x: [Q, D] embedded tokens.
@@ -227,7 +248,7 @@ class Transformer(hk.Module):
             beside: with a cache, another one that tokens attend over too, and that stays as it is. The prefix stands there.
         """
         if cache is None:
-            return over_each_other(self._config, x, place, between, reach, prefix), None
+            return over_each_other(self._config, x, place, between, reach, prefix)
         config, memories = self._config, []
         count = x.shape[0] if isinstance(slots, jax.Array) else sum(run.count for run in slots)
         kept = jax.tree.map(lambda old, new: put(old, new[:count], slots, 0), cache.place, place)
@@ -253,7 +274,8 @@ class Transformer(hk.Module):
         for i in range(config.layers):
             outside = functools.partial(between[i], i=i) if between else None
             one = Block(config, f"layer_{i}")
-            x, memory = one(x, time, functools.partial(over, i), outside, prefix[i] if prefix and not turned else None)
+            before = prefix[i] if prefix and not turned else None
+            x, memory, _ = one(x, time, functools.partial(over, i), outside, before, place.segment > 0)
             memories.append(memory)
         return normed("norm_out", x), Cache(kept, tuple(memories), cache.written)
 
@@ -272,8 +294,9 @@ def once(number: jax.Array, work: Callable[[], Any]) -> Any:
 
 def over_each_other(
     config: TransformerConfig, x: jax.Array, place: Place, between: Sequence, reach: int | None, prefix: Sequence
-) -> jax.Array:
-    """Returns the normalised outputs of tokens that attend over each other, computed as `modules.compute` says."""
+) -> tuple[jax.Array, Routed | None]:
+    """Returns the normalised outputs of tokens that attend over each other, computed as `modules.compute` says, and where each
+    layer's experts had them."""
     compute, _ = current()
     time = time_of(config, place, place)
     if compute.attention == "flash" and config.position == "rotary" and not prefix:
@@ -284,21 +307,26 @@ def over_each_other(
     def over(query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
         return attention(query, new, **how), new
 
-    def layer(i: int, x: jax.Array, outside: Callable | None, before: KeyValues | None) -> jax.Array:
+    def layer(i: int, x: jax.Array, outside: Callable | None, before: KeyValues | None) -> tuple[jax.Array, Routed | None]:
+        block, outside = Block(config, f"layer_{i}", compute.expert_capacity), outside and functools.partial(outside, i=i)
         with gathering():
-            return Block(config, f"layer_{i}")(x, time, over, outside and functools.partial(outside, i=i), before)[0]
+            x, _, routed = block(x, time, over, outside, before, place.segment > 0)
+        return x, routed
 
     x = laid(x.astype(compute.dtype), None, None)
     if compute.scan and not hk.running_init():
         first = rematerialised(functools.partial(layer, 0), compute.remat)
         stack = hk.layer_stack(config.layers, with_per_layer_inputs=True, transparent=True, transparency_map=LayerNames())
         each = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts) if parts else None for parts in (between, prefix)]
-        x, _ = stack(lambda x, *inputs: (first(x, *inputs), None))(x, *each)
+        x, routed = stack(first)(x, *each)
     else:
+        by_layer = []
         for i in range(config.layers):
             one = rematerialised(functools.partial(layer, i), compute.remat)
-            x = one(x, between[i] if between else None, prefix[i] if prefix else None)
-    return normed("norm_out", x)
+            x, routed = one(x, between[i] if between else None, prefix[i] if prefix else None)
+            by_layer.append(routed)
+        routed = jax.tree.map(lambda *parts: jnp.stack(parts), *by_layer)
+    return normed("norm_out", x), routed
 
 
 def flash(

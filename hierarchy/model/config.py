@@ -53,6 +53,8 @@ class ModelConfig:
             )
         if self.above and self.planner is None:
             raise ValueError("planners above the planner, and no planner: give one, or leave out those above")
+        if any(own.experts for own in (self.controller, *self.above)):
+            raise ValueError("experts in the controller, or in a planner above the planner: they are for the planner alone")
 
     @property
     def planners(self) -> tuple[TransformerConfig, ...]:

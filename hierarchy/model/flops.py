@@ -2,7 +2,8 @@
 
 A multiply-add is 2 operations, an elementwise operation 1 and a transcendental one (exp, rsqrt, tanh) none, as XLA counts.
 Attention is over the whole cache, as it is executed. An update is one chunk of numbers; the words of an instruction are further
-chunks, on the few updates that read them, and so are images. Gathers, scatters and copies are no arithmetic.
+chunks, on the few updates that read them, and so are images. Gathers, scatters and copies are no arithmetic. Of experts those are
+counted that a token goes through, though all have room for it and are multiplied by.
 """
 
 import dataclasses
@@ -40,6 +41,8 @@ TABLES = ("names", "fields", "positions", "rows", "columns")
 # may see another (segment, order, time), once for all layers. GELU by tanh, and the gate. One class: bias, limit, centre, and the
 # comparisons of the choice.
 NORM, SCORE, SEEN, GEGLU, DECODED = 4, 4, 12, 9, 17
+# One expert's chance and choice: largest, difference, sum, share, and the comparison that orders it.
+ROUTED = 5
 # Quantising one number: bounded to a place, rounded straight through, and back.
 QUANTISED = 8
 
@@ -202,6 +205,9 @@ def _layers(config: TransformerConfig, tokens: int, slots: int) -> int:
     linear = 2 * width * (3 * width + width + wide + wide // 2)
     attention = 2 * 2 * slots * width + SCORE * slots * config.heads
     elementwise = 2 * NORM * width + 2 * 3 * width + 2 * width + GEGLU * wide // 2
+    if config.experts:
+        # The router, its softmax, and as many outputs weighted and added up.
+        elementwise += (2 * width + ROUTED) * config.experts + 2 * config.chosen * width
     layer = tokens * (linear + attention + elementwise)
     if config.position == "relative":
         # No turning; two biases; then whichever is projected, the queries or all distances' features.

@@ -14,6 +14,7 @@ from hierarchy.model.network import Network, Planning
 from modules.attention import MASKED, pick
 from modules.compute import current, over_rows
 from modules.masks import Place
+from modules.mixture_of_experts import Routed
 
 
 class Logits(NamedTuple):
@@ -34,13 +35,15 @@ class Logits(NamedTuple):
 
 class Thought(NamedTuple):
     """What the planner makes of a batch: plans [B, J, P, plan_width], its logits of sub-goals, of the next pieces of text and of
-    lifetimes, and the outputs that those of text are made of (said); None for what the model lacks."""
+    lifetimes, the outputs that those of text are made of (said), and where its experts had the tokens, [B, layers, ...]; None for
+    what the model lacks."""
 
     plan: jax.Array | None
     sub_goal: jax.Array | None
     text: jax.Array | None
     lifetime: jax.Array | None = None
     said: jax.Array | None = None
+    routed: Routed | None = None
 
 
 def forward(network: Network, params: hk.Params, batch: Batch) -> Logits:
@@ -58,7 +61,7 @@ def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
     def row(row: Batch) -> Thought:
         shown = shown_at(network, network.planner_patches, params, row.patches, row.planner.tick.shape[-1])
         stream, seen = row.planner, from_above(network, params, row.above)
-        x, _ = network.plan_tokens(params, stream.value, stream.field, place_of(stream), shown=shown, **seen)
+        x, routed = network.plan_tokens(params, stream.value, stream.field, place_of(stream), shown=shown, **seen)
         goal = text = lifetime = said = None
         if network.table.goals:
             goal = legal_goal(network.planner_sub_goal(params, pick(x, row.sub_goal.slot)), row.sub_goal, network.table)
@@ -67,7 +70,7 @@ def think(network: Network, params: hk.Params, batch: Batch) -> Thought:
             text = legal(network.planner_text(params, said), row.planner_text)
         if network.table.lives:
             lifetime = network.lifetime(params, pick(x, row.lifetime.slot))
-        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text, lifetime, said)
+        return Thought(network.plan(params, pick(x, row.plan_slot)), goal, text, lifetime, said, routed)
 
     return over_rows(row)(batch)
 

@@ -124,7 +124,7 @@ def make_step(
     def loss(params: hk.Params, batch: Batch) -> tuple[jax.Array, Metrics]:
         if frozen:
             params = params | jax.lax.stop_gradient(planner_of(params))
-        return joint_loss(taught, lowered(params), batch, weights)
+        return joint_loss(taught, lowered(params), batch, weights, 1 / config.accumulate)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with computing(compute or Compute(), spread):
@@ -208,7 +208,7 @@ def accumulated(
 
     Every row's share of the means is that in the whole batch: weights are brought to a sum of 1 a head first, and a mean divides
     by a sum of at least 1, so that the parts' losses add up to the batch's. In parts, `sub_goal_accuracy` counts names alone as
-    right, of all sub-goals.
+    right, of all sub-goals, and experts' loads are to be even in every part.
     """
     gradient = jax.grad(loss, has_aux=True)
     if parts == 1:
@@ -247,10 +247,12 @@ def shared(batch: Batch) -> Batch:
 def make_measure(
     network: Network, compute: Compute | None = None, spread: Spread | None = None
 ) -> Callable[[hk.Params, Batch], Metrics]:
-    """Returns the compiled `plan_use` of a network, computed as its steps are (see `make_step`). Made once."""
+    """Returns the compiled `plan_use` of a network, computed as its steps are (see `make_step`), but for its experts, which leave
+    nothing out as they leave nothing out when acting. Made once."""
+    compute = dataclasses.replace(compute or Compute(), expert_capacity=0.0)
 
     def measure(params: hk.Params, batch: Batch) -> Metrics:
-        with computing(compute or Compute(), spread):
+        with computing(compute, spread):
             return plan_use(network, lowered(params), batch)
 
     if spread is None:

@@ -13,6 +13,7 @@ from hierarchy.model.network import Network
 from hierarchy.model.parallel import Logits, act, legal, think
 from modules.attention import MASKED
 from modules.compute import current, over_rows
+from modules.mixture_of_experts import Routed
 
 Metrics = dict[str, jax.Array]
 
@@ -22,7 +23,8 @@ class LossWeights:
     """action: cross-entropy of the tokens of control, through controller and plan. text: the same of text. sub_goal: the
     planner's own prediction of the privileged sub-goal at its updates. planner_text: its own of the next piece of text.
     following: the controller's prediction of the next tick's observation. lifetime: the planner's of how long its sub-goal will
-    stand. These two are for triggers (`hierarchy.control.trigger`), and for layouts that ask for them."""
+    stand. These two are for triggers (`hierarchy.control.trigger`), and for layouts that ask for them. balance, router_z: of the
+    planner's experts, where it has some (see `routing_losses`)."""
 
     action: float = 1.0
     text: float = 1.0
@@ -30,6 +32,8 @@ class LossWeights:
     planner_text: float = 1.0
     following: float = 0.0
     lifetime: float = 0.0
+    balance: float = 0.01
+    router_z: float = 0.001
 
 
 def cross_entropy(logits: jax.Array, targets: Targets, first_id: int | jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -118,9 +122,33 @@ def said_loss(
     return loss / jnp.maximum(weight, 1.0), right / jnp.maximum(weight, 1.0)
 
 
-def joint_loss(network: Network, params: hk.Params, batch: Batch, weights: LossWeights) -> tuple[jax.Array, Metrics]:
+def routing_losses(routed: Routed) -> Metrics:
+    """Returns what there is to say of a batch's routing, [B, layers, ...], the mean over layers: `balance_loss`, 1 where experts
+    are chosen alike (arXiv 2101.03961, equation 4), `router_z_loss` (arXiv 2202.08906, equation 5), `load_entropy`, of the
+    experts' loads as a share of that of equal ones, and `dropped`, the share of choices that found no room."""
+    load, chance, square, dropped, tokens = (jnp.sum(part, axis=0) for part in routed)
+    choices = jnp.maximum(jnp.sum(load, axis=-1, keepdims=True), 1.0)
+    tokens, experts = jnp.maximum(tokens, 1.0), load.shape[-1]
+    balance = experts * jnp.sum(load / choices * chance / tokens[:, None], axis=-1)
+    entropy = jnp.sum(jax.scipy.special.entr(load / choices), axis=-1) / jnp.log(experts)
+    means = {
+        "balance_loss": balance,
+        "router_z_loss": square / tokens,
+        "load_entropy": entropy,
+        "dropped": dropped / choices[:, 0],
+    }
+    return {name: jnp.mean(each) for name, each in means.items()}
+
+
+def joint_loss(
+    network: Network, params: hk.Params, batch: Batch, weights: LossWeights, share: float = 1.0
+) -> tuple[jax.Array, Metrics]:
     """Returns the weighted loss of a batch and its metrics. A weight of 0 leaves the computation out, not only the sum:
-    with action, text and following 0 a two-rate model runs its planner alone (the warm-up)."""
+    with action, text and following 0 a two-rate model runs its planner alone (the warm-up).
+
+    share: of a batch that is gone through in parts: how much of it this part is. What is said of tokens and not of targets, whose
+        weights know, counts as much.
+    """
     thought = think(network, params, batch)
     sub_goal = thought.sub_goal
     total, metrics = jnp.zeros(()), {}
@@ -151,6 +179,10 @@ def joint_loss(network: Network, params: hk.Params, batch: Batch, weights: LossW
         loss, right = said_loss(network.planner_text, params, thought.said, thought.text, batch.planner_text)
         total += weights.planner_text * loss
         metrics |= {"planner_text_loss": loss, "planner_text_accuracy": right}
+    if thought.routed is not None:
+        routing = {name: share * each for name, each in routing_losses(thought.routed).items()}
+        total += weights.balance * routing["balance_loss"] + weights.router_z * routing["router_z_loss"]
+        metrics |= routing
     return total, metrics | {"loss": total}
 
 

@@ -2,8 +2,10 @@
 
 A batch's rows are divided over `data` and `fsdp`. Parameters, and what the optimiser keeps of each, are divided over `fsdp`, and
 gathered layer by layer where they are used (ZeRO, arXiv 1910.02054, stage 3). Over `tensor` heads and hidden units are divided,
-with their parameters, and the classes of text (Megatron-LM, arXiv 1909.08053, section 3). Nothing that is divided changes what is
-computed.
+with their parameters, and the classes of text (Megatron-LM, arXiv 1909.08053, section 3). Over `expert` a planner's experts are
+divided: each device gathers the tokens that its own experts were chosen for, and what they make of them is summed over the axis.
+Where there are no experts the axis goes on where `tensor` ends, so that no device does what another does. Nothing that is divided
+changes what is computed.
 """
 
 import dataclasses
@@ -19,9 +21,10 @@ from modules.compute import Spread, partition
 
 AXES = {
     "rows": ("data", "fsdp"),
-    "heads": ("tensor",),
-    "hidden": ("tensor",),
-    "classes": ("tensor",),
+    "heads": ("tensor", "expert"),
+    "hidden": ("tensor", "expert"),
+    "classes": ("tensor", "expert"),
+    "experts": ("expert",),
     "width": ("fsdp",),
 }
 """From the dimensions of parameters and activations to the mesh axes that divide them."""
@@ -30,6 +33,8 @@ PARAMETERS = (
     (r"layer_\d+/(query_key_value|plan_query_\d+)/w", ("width", "heads")),
     (r"layer_\d+/(attention_out|plan_out_\d+)/w", ("heads", "width")),
     (r"layer_\d+/distance", ("width", "heads")),
+    (r"layer_\d+/experts/gate_up", ("experts", "width", "hidden")),
+    (r"layer_\d+/experts/down", ("experts", "hidden", "width")),
     (r"layer_\d+/gate_up/w", ("width", "hidden")),
     (r"layer_\d+/down/w", ("hidden", "width")),
     (r"embedding/names", (None, "width")),
@@ -44,11 +49,13 @@ PARAMETERS = (
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many parts each axis has: of rows alone (data), of rows and parameters (fsdp), of heads and hidden units (tensor)."""
+    """How many parts each axis has: of rows alone (data), of rows and parameters (fsdp), of heads and hidden units (tensor), of
+    experts (expert)."""
 
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    expert: int = 1
 
     @property
     def devices(self) -> int:

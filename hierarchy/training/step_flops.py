@@ -2,7 +2,7 @@
 
 A multiply-add is 2 operations; a backward pass is two forward ones. Nothing that is only computed twice to save memory counts,
 nor what picks tokens out of streams. Every place of a budget counts, filled or not. A token attends over those before it, as far
-as it can reach: half of a square.
+as it can reach: half of a square. Of experts those count that a token is for; room that nobody takes does not.
 """
 
 from hierarchy.corpus.packing import Packing
@@ -48,6 +48,7 @@ def _layers(config: TransformerConfig, tokens: int) -> float:
     """Products with weights; what relative attention says of distances is one more of the width with itself for every token."""
     width, wide = config.width, config.feed_forward
     more = width * (width + config.heads * config.window) if config.position == "relative" else 0
+    more += width * config.experts
     return config.layers * tokens * 2 * (4 * width * width + width * wide + wide // 2 * width + more)
 
 

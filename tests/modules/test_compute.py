@@ -101,6 +101,20 @@ def test_a_batch_in_parts_is_the_batch(kind):
 
 
 @pytest.mark.long
+def test_experts_in_parts_that_are_alike_are_those_of_the_batch():
+    toy_, batch = example("experts")
+    batch = jax.tree.map(lambda x: x[[0, 0, 1, 1]], batch)
+    config, found = LearnerConfig(steps=4, planner_steps=0, rate_warm_up=1), []
+    for parts in (1, 2):
+        learner = dataclasses.replace(config, accumulate=parts)
+        step = make_step(toy_.network, learner, WEIGHTS, Compute(expert_capacity=0.5))
+        found.append(step(initial_state(toy_.network, learner), batch)[1])
+    assert 0 < float(found[0]["dropped"]) < 0.5
+    for name in ("loss", "balance_loss", "router_z_loss", "load_entropy", "dropped", "gradient_norm"):
+        np.testing.assert_allclose(float(found[0][name]), float(found[1][name]), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.long
 def test_an_optimiser_treats_layers_that_stand_together_as_it_does_each():
     params = toy("film").params
     together = stacked(params)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +173,23 @@ def test_parameters_are_those_that_are_multiplied_through():
     read = ("names", "fields", "positions")
     assert tables == {f"{model}/embedding/{table}" for model in ("planner", "controller") for table in read}
     assert parameters(network) == sum(size for name, size in sizes.items() if name not in tables)
+
+
+def test_experts_are_more_parameters_for_the_same_operations():
+    config, schema, layout, network, _ = parts("demo", "patrol", "film")
+    routed = dataclasses.replace(config, planner=dataclasses.replace(config.planner, experts=16, chosen=2))
+    assert update_flops(routed, schema, layout) == pytest.approx(update_flops(config, schema, layout), rel=0.05)
+
+    def blocks(config) -> int:
+        """Of the planner."""
+        shapes = jax.eval_shape(build(config, schema).init, jax.random.key(0))
+        own = {module: leaves for module, leaves in shapes.items() if module.startswith("planner")}
+        found = [leaves for module, leaves in own.items() if re.search("experts|gate_up|/down", module)]
+        return sum(leaf.size for leaves in found for leaf in leaves.values())
+
+    # Sixteen, each of half a block's size, and a router of 16 outputs for each of 4 layers of width 128.
+    assert blocks(routed) == 8 * blocks(config) + 4 * 128 * 16
+    assert parameters(build(routed, schema)) - parameters(network) == 7 * blocks(config) + 4 * 128 * 16
 
 
 def test_parameters_do_not_depend_on_the_number_of_fields_or_words():

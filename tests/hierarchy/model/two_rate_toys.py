@@ -39,6 +39,7 @@ from tests.hierarchy.corpus.corpus_toys import Letters, toy_episode, toy_layout,
 
 PLANNER = TransformerConfig(width=16, layers=2, heads=2, feed_forward=24, window=12)
 CONTROLLER = TransformerConfig(width=12, layers=2, heads=2, feed_forward=16, window=5)
+EXPERTS = dataclasses.replace(PLANNER, experts=4, chosen=2)
 MODEL = ModelConfig(PLANNER, CONTROLLER, plan_vectors=2, plan_width=8, text_slots=36)
 SAYS = (
     {"say": ((0, "go on"), (13, "to the left"), (29, "right"))},
@@ -112,6 +113,7 @@ KINDS = {
     "single_rate_at_once": Kind(single_rate(at_once(talking(pictures=True))), ALONE, ticks=32),
     "quantised": Kind(toy_layout(), dataclasses.replace(MODEL, plan_levels=(3, 4))),
     "relative": Kind(with_signs(toy_layout(elements=2)), relative(MODEL)),
+    "experts": Kind(with_signs(toy_layout(elements=2)), dataclasses.replace(MODEL, planner=EXPERTS)),
     "single_rate": Kind(toy_layout(elements=2, planner=False), ALONE),
     "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), ALONE, ticks=32),
     "chunked": Kind(ahead(toy_layout(elements=2), 0, CHUNK), ALONE),

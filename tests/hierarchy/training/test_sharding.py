@@ -1,6 +1,8 @@
 """Two, four and eight devices, however they are arranged, train as one does; and each holds its part alone."""
 
+import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -15,6 +17,7 @@ from hierarchy.model.config import PRESETS
 from hierarchy.model.network import build
 from hierarchy.training.learner import LearnerConfig
 from hierarchy.training.sharding import PARAMETERS, MeshConfig, spread_over
+from tests.hierarchy.model.two_rate_toys import EXPERTS
 
 
 def trained(kind: str, attention: str, *meshes: str) -> dict[str, dict[str, float]]:
@@ -38,14 +41,17 @@ def trained(kind: str, attention: str, *meshes: str) -> dict[str, dict[str, floa
         pytest.param("relative", "einsum", ["2,2,2", "1,4,2"], marks=pytest.mark.long),
         pytest.param("text", "einsum", ["2,2,2", "1,8,1"], marks=pytest.mark.long),
         pytest.param("three_rates", "einsum", ["2,2,2"], marks=pytest.mark.long),
+        ("experts", "einsum", ["1,2,2,2"]),
+        pytest.param("experts", "einsum", ["1,1,1,4", "2,1,1,4", "1,2,1,4", "2,2,1,2"], marks=pytest.mark.long),
+        pytest.param("film", "einsum", ["1,1,1,2", "1,2,2,2"], marks=pytest.mark.long),
     ],
 )
 def test_many_devices_train_as_one(kind, attention, meshes):
     for mesh, found in trained(kind, attention, *meshes).items():
         assert found["loss"] < 1e-5, mesh
         assert found["moved"] > 1e-3, mesh
-        _, fsdp, tensor = map(int, mesh.split(","))
-        assert found["share"] < (1.6 / min(fsdp, 4) if fsdp * tensor > 1 else 1.01), mesh
+        _, fsdp, *apart = map(int, mesh.split(","))
+        assert found["share"] < (1.6 / min(fsdp, 4) if fsdp * math.prod(apart) > 1 else 1.01), mesh
 
 
 @pytest.mark.parametrize("preset", ["debug", "demo", "1.18B"])
@@ -65,7 +71,8 @@ def test_every_large_parameter_is_divided_by_the_table(preset):
 def test_every_rule_of_the_table_is_some_parameters():
     network = build(PRESETS["debug"], schema_of(("patrol", "text"), 280, "two_rate"))
     relative = build(PRESETS["79M"], schema_of(("patrol", "text"), 280, "two_rate"))
-    shapes = [jax.eval_shape(each.init, jax.random.key(0)) for each in (network, relative)]
+    routed = build(dataclasses.replace(PRESETS["debug"], planner=EXPERTS), schema_of(("patrol", "text"), 280, "two_rate"))
+    shapes = [jax.eval_shape(each.init, jax.random.key(0)) for each in (network, relative, routed)]
     used = {
         next(i for i, (pattern, _) in enumerate(PARAMETERS) if re.search(pattern + "$", f"{module}/{name}"))
         for tree in shapes
@@ -76,7 +83,7 @@ def test_every_rule_of_the_table_is_some_parameters():
 
 
 def test_a_mesh_of_other_devices_is_refused():
-    with pytest.raises(ValueError, match=r"the mesh \(1, 8, 2\) has 16 devices and there are"):
+    with pytest.raises(ValueError, match=r"the mesh \(1, 8, 2, 1\) has 16 devices and there are"):
         spread_over(MeshConfig(1, 8, 2))
 
 
