@@ -55,8 +55,8 @@ class DemoConfig:
     patrol_episodes: int = 2000
     suite: tuple[str, ...] = tuple(SUITE)
     suite_episodes: int = 60
-    steps: int = 2700
-    planner_steps: int = 672
+    steps: int = 2250
+    planner_steps: int = 560
     peak_rate: float = 1.5e-3
     controller_rate: float = 3.0
     controller_share: float = 0.3
