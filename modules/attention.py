@@ -1,6 +1,7 @@
 """Attention whose keys and values are values: they come from the same tokens, or out of a cache, through one function."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import haiku as hk
@@ -175,7 +176,8 @@ def _picked(x: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array,
 def _picked_from(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, None]:
     shape, index = kept
     chosen = jax.nn.one_hot(index, shape.shape[0], dtype=slope.dtype, axis=0)
-    flat = jnp.matmul(chosen, slope.reshape(slope.shape[0], -1), precision=jax.lax.Precision.HIGHEST)
+    # Not -1, which nothing can be divided into where no index is given.
+    flat = jnp.matmul(chosen, slope.reshape(slope.shape[0], math.prod(slope.shape[1:])), precision=jax.lax.Precision.HIGHEST)
     return flat.reshape(shape.shape[0], *slope.shape[1:]), None
 
 

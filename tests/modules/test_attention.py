@@ -142,6 +142,13 @@ def test_chunks_take_their_share_of_distances_and_prefixes(reach, monkeypatch):
     np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
+def test_pick_of_nothing_teaches_nothing():
+    x, nothing = jnp.ones((5, 3, 2)), jnp.zeros(0, jnp.int32)
+    assert pick(x, nothing).shape == (0, 3, 2)
+    slope = jax.grad(lambda x: pick(x, nothing).sum())(x)
+    np.testing.assert_array_equal(slope, np.zeros((5, 3, 2)))
+
+
 def test_pick_is_indexing_and_zero_for_none():
     (x,) = arrays((5, 2, 3))
     index = jnp.array([4, 0, -1, 4])
