@@ -10,7 +10,6 @@ to expect.
 """
 
 import dataclasses
-import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,14 @@ from experiments.evaluate import Trained, load
 from experiments.figures import BLUE, GREY, STYLE
 from experiments.record import RecordConfig, record_source
 from experiments.stages import COMPILED, train_side_by_side, write_json
-from experiments.train import Mix, TrainConfig, assemble, cache_compilations
+from experiments.train import Mix, TrainConfig, assemble, cache_compilations, facts_of
+from hierarchy.batch import Batch
 from hierarchy.model.config import PRESETS
 from hierarchy.model.flops import parameters, update_flops
 from hierarchy.model.parallel import think
-from hierarchy.training.checkpoint import CheckpointError
+from hierarchy.training.checkpoint import CheckpointError, expect_facts
 from hierarchy.training.learner import LearnerConfig, make_measure
-from hierarchy.training.losses import routing_losses
+from hierarchy.training.losses import Metrics, routing_losses
 from hierarchy.training.trainer import Interrupted, NotFinite, read_metrics
 from modules.compute import Compute, computing
 
@@ -48,7 +48,7 @@ MORE_PARAMETERS, SAME_FLOPS, EVEN = 4.0, 0.05, 0.9
 @dataclasses.dataclass(frozen=True)
 class ExpertsConfig:
     """out: folder. experts, chosen: of every layer of the planner. capacity: an expert's room in training, in even shares; 0 for
-    all that it gets. steps: of a training. seeds: of both kinds' trainings."""
+    every token. steps: of a training. seeds: of both kinds' trainings."""
 
     out: Path = Path("runs/mixture_of_experts")
     preset: str = "text"
@@ -100,18 +100,21 @@ def size(trained: Trained) -> tuple[int, int]:
 def held_out(config: ExpertsConfig, kind: str, seed: int) -> dict[str, float]:
     """Returns the losses of one agent on held-out documents, nothing left out; and how its experts are used there in the room
     that they had in training."""
-    given, trained = training(config, kind, seed), load(training(config, kind, seed).out)
-    measure, network = make_measure(trained.network), trained.network
+    given = training(config, kind, seed)
+    run, trained = assemble(given), load(given.out)
+    # What is trained is not trained again, whatever it was: not to be taken for what is asked for now.
+    expect_facts(given.out, facts_of(given, run))
+    measure = make_measure(run.network)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def routing(compute: Compute, params: dict, batch: Any) -> dict:
-        with computing(compute):
-            return routing_losses(think(network, params, batch).routed)
+    @jax.jit
+    def routing(params: dict, batch: Batch) -> Metrics:
+        with computing(given.compute):
+            return routing_losses(think(run.network, params, batch).routed)
 
     found = []
-    for batch in assemble(given).held_out:
-        values = {name: measure(trained.params, batch)[name] for name in LOSSES}
-        found.append(values | (routing(given.compute, trained.params, batch) if kind == "experts" else {}))
+    for batch in run.held_out:
+        values = measure(trained.params, batch)
+        found.append({name: values[name] for name in LOSSES} | (routing(trained.params, batch) if kind == "experts" else {}))
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 

@@ -215,5 +215,6 @@ def _send_what_is_sent_in(schedule: Schedule, inner: Work) -> float:
 
 def called(rest: str) -> list[str]:
     """Returns the names of the computations that an instruction calls."""
-    found = re.findall(r"(?:to_apply|calls)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}", rest)
+    one = r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)"
+    found = re.findall(one + r"|branch_computations=\{([^}]*)\}", rest)
     return [name.strip().lstrip("%") for pair in found for name in ",".join(pair).split(",") if name.strip()]

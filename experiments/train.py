@@ -112,8 +112,7 @@ class TrainConfig:
     how many values a plan's channels may take, in turn; none for real numbers. at_once: all elements of an action are decoded in
     one pass, none from another. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the tokenizer,
     which is trained on the corpus' own words once. experts: of every feed-forward layer of the planner, of which a token goes
-    through `chosen`; 0 for none. compute, mesh, hosts: how and where it is computed, which no checkpoint
-    depends on."""
+    through `chosen`; 0 for none. compute, mesh, hosts: how and where it is computed, which no checkpoint depends on."""
 
     corpus: Path
     out: Path

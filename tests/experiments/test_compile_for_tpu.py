@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from experiments.compile_for_tpu import CHIPS, CompileConfig, figures, meshes_of, model_of, packing_of
-from experiments.optimised_program import Schedule, Work, group_size, through_links, work
+from experiments.optimised_program import Schedule, Work, called, group_size, through_links, work
 from hierarchy.model.config import PRESETS
 from hierarchy.training.step_flops import attention_flops, step_flops
 
@@ -47,6 +47,11 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
   ROOT %out = f32[8,128]{1,0} fusion(%r), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"50"}
 }
 """
+
+
+def test_both_ways_to_write_the_branches_of_a_conditional_are_read():
+    assert called("(%p, %a, %b), branch_computations={%first, %second.1}, metadata={}") == ["first", "second.1"]
+    assert called("(%p, %a, %b), true_computation=%window.1, false_computation=%noop.1, metadata={}") == ["window.1", "noop.1"]
 
 
 def test_loops_count_as_often_as_they_run():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.mixture_of_experts import ExpertsConfig, difference, draw, experts, tabulated, training, verdicts
+from hierarchy.training.checkpoint import CheckpointError
 
 
 def test_kinds_differ_in_their_experts_alone():
@@ -46,5 +47,7 @@ def test_the_whole_job_goes_on_where_it_was(tmp_path):
     assert all(np.isfinite(list(each.values())).all() for rows in said["held_out"].values() for each in rows)
     assert said["sizes"]["experts"][0] > said["sizes"]["dense"][0]
     assert tabulated(config, said).row_count == 4
+    with pytest.raises(CheckpointError, match="steps"):
+        experts(dataclasses.replace(config, steps=5))
     draw(config, tmp_path / "losses.png")
     assert (tmp_path / "losses.png").stat().st_size > 1000

@@ -9,14 +9,17 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from experiments.tasks import schema_of
 from hierarchy.layout import TEXT_IDS
 from hierarchy.model.config import PRESETS
 from hierarchy.model.network import build
 from hierarchy.training.learner import LearnerConfig
-from hierarchy.training.sharding import PARAMETERS, MeshConfig, spread_over
+from hierarchy.training.sharding import AXES, PARAMETERS, MeshConfig, spread_over
+from modules.compute import Spread, partition
 from tests.hierarchy.model.two_rate_toys import EXPERTS
 
 
@@ -66,6 +69,18 @@ def test_every_large_parameter_is_divided_by_the_table(preset):
             if set(names) == {None}:
                 whole[f"{module}/{name}"] = leaf.size
     assert sum(whole.values()) < 0.01 * sum(leaf.size for leaf in jax.tree.leaves(shapes)) + 20_000, whole
+
+
+def test_experts_are_divided_over_their_axis_and_dense_blocks_go_on_over_it():
+    mesh = Mesh(np.array(jax.devices() * 8)[:8].reshape(1, 2, 2, 2), ("data", "fsdp", "tensor", "expert"))
+    spread = Spread(mesh, tuple(AXES.items()), PARAMETERS)
+
+    def divided(path: str, *shape: int) -> PartitionSpec:
+        return partition(spread, spread.dimensions(path, len(shape)), shape)
+
+    assert divided("layer_1/experts/gate_up", 4, 16, 12) == PartitionSpec(("expert",), ("fsdp",), ("tensor",))
+    assert divided("layer_1/experts/down", 4, 6, 16) == PartitionSpec(("expert",), ("tensor",), ("fsdp",))
+    assert divided("layer_1/gate_up/w", 16, 24) == PartitionSpec(("fsdp",), ("tensor", "expert"))
 
 
 def test_every_rule_of_the_table_is_some_parameters():
