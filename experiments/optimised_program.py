@@ -131,7 +131,7 @@ def operands(instruction: Instruction) -> list[str]:
 
 def group_size(rest: str) -> int:
     """Returns how many devices take part in a collective together, however it is written. Raises ValueError for another way."""
-    if found := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+    if found := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\([^{]*\))? \{(.*?)\}", rest):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
         return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", found[2]))
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):

@@ -54,6 +54,11 @@ def test_both_ways_to_write_the_branches_of_a_conditional_are_read():
     assert called("(%p, %a, %b), true_computation=%window.1, false_computation=%noop.1, metadata={}") == ["window.1", "noop.1"]
 
 
+def test_groups_over_a_mesh_whose_devices_stand_in_another_order_are_counted():
+    mesh = "replica_groups=mesh['axis_0'=1,'axis_1'=2,'axis_2'=4], device_ids=([2,4]T(1,0)) {'axis_0','axis_2'}, to_apply=%sum"
+    assert group_size(mesh) == 4
+
+
 def test_loops_count_as_often_as_they_run():
     done = work(PROGRAM, rate=100.0)
     assert done.cycles == 24 * 500 + 50
