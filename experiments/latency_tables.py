@@ -33,8 +33,11 @@ def _ways(found: Found, console: Console) -> None:
 
 
 def _paced(found: Found, console: Console) -> None:
-    rows = [(row["way"], f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", str(row["ticks"])) for row in found["paced"]]
-    _print(console, f"the same, paced at {found['command']['hz']:g} Hz", ("way", "p50 ms", "p99 ms", "ticks"), rows)
+    rows = [
+        (row["way"], "yes" if row["rehearsed"] else "no", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", str(row["ticks"]))
+        for row in found["paced"]
+    ]
+    _print(console, f"the same, paced at {found['command']['hz']:g} Hz", ("way", "rehearsed", "p50 ms", "p99 ms", "ticks"), rows)
 
 
 def _precision(found: Found, console: Console) -> None:

@@ -58,7 +58,8 @@ class RealTimeConfig:
     planner: beside in a process, or in a thread where there can be none; or in the controller's own loop, which waits for it, to
     compare with. world: here, or in a process that goes on by its own clock as a robot does. wait_for_first: tick 0 waits for the
     first plan. priority: of the controller, where real-time priority is permitted. awake: whether its core, where it has one to
-    itself, is kept from halting between ticks.
+    itself, is kept from halting between ticks. rehearse: whether it goes through the last tick once more before each deadline, so
+    that its caches are warm: a shorter tick for twice the computing.
 
     duty: share of the time that the planner computes, needed or not; 0 for one that does nothing. late_share, late_s: share of
     plans, drawn at random, that are held back by up to so many seconds. harm: how often the planner is killed, stopped, paused,
@@ -82,6 +83,7 @@ class RealTimeConfig:
     wait_for_first: bool = False
     priority: Literal["real_time", "usual"] = "real_time"
     awake: bool = True
+    rehearse: bool = True
     duty: float | None = None
     late_share: float = 0.0
     late_s: float = 0.0
@@ -204,6 +206,8 @@ class Run:
             stamp=(lambda: environment.stamped) if isinstance(environment, Driven) else None,
             due=(lambda: environment.due) if isinstance(environment, Driven) and self.clock.paced else None,
             within=self.within,
+            # Threads that share an interpreter, and a planner in this loop, would be waited for by each other.
+            rehearse=config.rehearse and config.planner == "process",
         )
         self.horizon = horizon
         self.episodes: list[Episode] = []

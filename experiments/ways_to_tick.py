@@ -40,7 +40,7 @@ AGE = 3
 """Of the plan, at every tick."""
 SHAPES = {
     "0.5M": (128, 3, 512),
-    "1M": (192, 3, 640),
+    "1M": (256, 2, 640),
     "2M": (256, 3, 1024),
     "5M": (320, 5, 1280),
     "10M": (448, 5, 1792),
@@ -167,22 +167,36 @@ def compiled(model: Model, precision: Precision = "float32") -> Acting:
     return ahead_of_time(acting, lay_out(acting, model.params))
 
 
-def one_call_a_tick(model: Model, precision: Precision = "float32") -> Way:
-    """Returns ours: the whole tick is one compiled call. One pass for all action tokens, where the layout decodes at once."""
-    acting = compiled(model, precision)
-    weights = lay_out(acting, model.params).tick
-    size, fields = tokens_per_reading(model.layout), _fields(model, "controller")
-    reading = jax.tree.map(lambda leaf: leaf[None], model.reading)
-    cache = _batched(stepwise.controller_cache(model.network, model.layout))
-    full, nothing = np.array([size]), np.array([0])
+class OneCall:
+    """Ours, a `Way`: the whole tick is one compiled call."""
 
-    def way(tick: int) -> np.ndarray:
-        nonlocal cache
-        tokens = stepwise.Tokens(observation(tick, size)[None, :, None], fields[None, :, None], full, nothing)
-        cache, action = acting.tick(weights, cache, stepwise.pack_tick(tokens, 1, tick, AGE, nothing), reading)
+    def __init__(self, model: Model, precision: Precision):
+        self._acting = compiled(model, precision)
+        self._weights = lay_out(self._acting, model.params).tick
+        self._size, self._fields = tokens_per_reading(model.layout), _fields(model, "controller")
+        self._reading = jax.tree.map(lambda leaf: leaf[None], model.reading)
+        # The second is for rehearsals.
+        self._caches = [_batched(stepwise.controller_cache(model.network, model.layout)) for _ in range(2)]
+
+    def __call__(self, tick: int) -> np.ndarray:
+        """Returns the actions of a tick."""
+        return self._with(0, tick)
+
+    def rehearse(self, tick: int) -> None:
+        """Goes through a tick to no effect, as `RealTimeAgent` does."""
+        self._with(1, tick)
+
+    def _with(self, which: int, tick: int) -> np.ndarray:
+        full, nothing = np.array([self._size]), np.array([0])
+        tokens = stepwise.Tokens(observation(tick, self._size)[None, :, None], self._fields[None, :, None], full, nothing)
+        packed = stepwise.pack_tick(tokens, 1, tick, AGE, nothing)
+        self._caches[which], action = self._acting.tick(self._weights, self._caches[which], packed, self._reading)
         return np.asarray(action.unit)[0]
 
-    return way
+
+def one_call_a_tick(model: Model, precision: Precision = "float32") -> OneCall:
+    """Returns ours; one pass for all action tokens, where the layout decodes at once."""
+    return OneCall(model, precision)
 
 
 def update(model: Model) -> Callable[[int], None]:

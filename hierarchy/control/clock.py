@@ -34,6 +34,14 @@ class Clock:
         """Returns when a tick is due: reckoned from tick 0, so that lateness never adds up. As of `start` if not paced."""
         return self._start + round(tick * self.period_s * 1e9)
 
+    def approach(self, tick: int, lead_ns: int) -> bool:
+        """Sleeps until so long before a tick is due; returns False, at once, where it is not as far away, or not due at all."""
+        now = time.monotonic_ns()
+        if not self.paced or self.deadline(tick) - now < lead_ns:
+            return False
+        time.sleep((self.deadline(tick) - now - lead_ns) / 1e9)
+        return True
+
     def wait(self, tick: int) -> int:
         """Returns the time, at once if the deadline has passed, else as soon after it as can be: sleeps, then spins."""
         now = time.monotonic_ns()

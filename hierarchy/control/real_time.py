@@ -1,6 +1,8 @@
 """The agent against the wall clock: a policy like the simulated one, whose planner runs beside it and is never waited for.
 
 Within a tick: wait for the deadline; take in the observation, show it to the planner; look for a newer plan; decode the action.
+Towards the end of the wait the last tick is rehearsed: what a tick reads and runs is then in the processor's caches, out of which
+a pause drives it.
 What was acted on is kept, so that the run can be replayed: `timeline_of` is its timeline.
 """
 
@@ -25,6 +27,8 @@ from hierarchy.model.network import Reading
 from hierarchy.timeline import NO_PLAN, Timeline, recorded
 
 POLL_S, FIRST_S = 0.0005, 60
+SPARE = 2.0
+"""How long before a deadline a rehearsal begins, by how long the last tick took to decode."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,7 @@ class RealTimeAgent:
     wait_for_first: tick 0 waits for its plan, and the clock starts then. stamp: returns when the newest observation was made
     (ns), where the world knows. due: returns when a tick on it is due (ns), where the world has a clock of its own.
     within: the planner, where it is called in this loop and waited for: after every observation, before a plan is looked for.
+    rehearse: whether the last tick is gone through once more, to no effect, before a deadline that leaves the time for it.
     """
 
     def __init__(
@@ -133,6 +138,7 @@ class RealTimeAgent:
         stamp: Callable[[], int] | None = None,
         due: Callable[[], int] | None = None,
         within: Within | None = None,
+        rehearse: bool = True,
     ):
         if acting.layout.chunk > 1 or acting.layout.late:
             raise ValueError(
@@ -154,6 +160,8 @@ class RealTimeAgent:
         self.plans_taken = 0
         self._safe = np.asarray(safe, action_spec.dtype)
         self._row, self._sequence, self._refused, self._generation = -1, 0, NOBODY, NOBODY
+        # For rehearsals: a cache of no consequence; the last tick's state before it, the plan used, and how long ahead to begin.
+        self._rehearses, self._scratch, self._last = rehearse, None, None
         self._no_plan = self._unpacked = None
         if has_planner:
             self._no_plan = jax.tree.map(lambda leaf: leaf[None], acting.no_plan(params).reading)
@@ -170,12 +178,14 @@ class RealTimeAgent:
             state.history.append(observations, self._safe[None] if tick else None)
             _, state = act(self._acting, self._weights.tick, state, reading, tick - 1)
             np.asarray(state.decoded.logits)
+        self._scratch = state.controller
 
     def begin(self, seeds: Sequence[int]) -> RunningState:
         """Returns the state before tick 0; ValueError for other than one seed."""
         if len(seeds) != 1:
             raise ValueError(f"{len(seeds)} episodes at once: in real time there is one")
         self.flights.append(Flight())
+        self._last = None
         if self._link is not None:
             self._link.order(Orders(len(self.flights), False, self._refused))
         if self._within is not None:
@@ -193,6 +203,7 @@ class RealTimeAgent:
                 self.clock.rephase(now, self._due())
         else:
             self.clock.start()
+        self._rehearse(now)
         woken, plan = self.clock.wait(now), state.plan
         self._observe(state.agent, observations)
         observed = time.monotonic_ns()
@@ -208,6 +219,7 @@ class RealTimeAgent:
         used = None if stale and self._late.then == "no_plan" else plan
         action, agent = self._act(state.agent, used)
         computed = time.monotonic_ns()
+        self._last = state.agent, used, round(SPARE * (computed - planned))
         self._keep(now, plan, used, agent, action)
         if stale and self._late.then == "stop":
             self._flight.stopped.append(now)
@@ -240,6 +252,15 @@ class RealTimeAgent:
         if self._link is not None:
             before = self._safe if agent.previous_action is None else agent.previous_action[0]
             self._link.show(len(self.flights), agent.tick, observations, before)
+
+    def _rehearse(self, now: int) -> None:
+        """Goes through the last tick once more, if there is time for it before this one."""
+        if not self._rehearses or self._scratch is None or self._last is None:
+            return
+        before, used, lead_ns = self._last
+        if self.clock.approach(now, lead_ns):
+            _, after = self._act(before._replace(controller=self._scratch), used)
+            self._scratch = after.controller
 
     def _act(self, agent: AgentState, used: Held | None) -> tuple[np.ndarray, AgentState]:
         reading, since = (self._no_plan, -1) if used is None else (used.reading, agent.tick - used.tick)

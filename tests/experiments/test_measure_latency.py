@@ -91,9 +91,21 @@ def test_ways_take_turns():
 
 
 def test_a_paced_tick_is_timed_without_its_wait():
-    timed = paced({"a": lambda tick: None}, 100.0, 0.3)["a"]
+    done = []
+
+    class Quick:
+        def __call__(self, tick: int) -> None:
+            done.append(tick)
+
+        def rehearse(self, tick: int) -> None:
+            done.append(f"rehearsal of {tick}")
+
+    timed = paced({"a": Quick()}, 100.0, 0.3)["a"]
     assert len(timed) == 100
     assert np.median(timed) < 1.0
+    assert done[:3] == [0, "rehearsal of 1", 1]
+    paced({"a": Quick()}, 100.0, 0.3, rehearsed=False)
+    assert done[-2:] == [98, 99]
 
 
 def test_the_largest_that_fits_is_found():

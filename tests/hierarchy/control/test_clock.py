@@ -34,6 +34,16 @@ def test_no_tick_begins_before_its_deadline_and_a_late_one_moves_no_other():
     assert gaps[11:16].min() < 4_000_000
 
 
+def test_a_deadline_is_approached_only_if_it_is_far_enough_away():
+    clock = Clock(0.02)
+    clock.start()
+    assert clock.approach(1, 10_000_000)
+    assert clock.deadline(1) - 10_000_000 <= time.monotonic_ns()
+    assert not clock.approach(1, 10_500_000)
+    assert not clock.approach(0, 0)
+    assert not Clock(0.0).approach(1, 0)
+
+
 def test_a_clock_goes_on_from_the_deadline_that_it_is_given():
     clock = Clock(0.004)
     clock.start(10**9)

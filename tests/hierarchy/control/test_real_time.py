@@ -308,6 +308,17 @@ def test_deadlines_are_the_worlds_where_it_has_a_clock():
     assert (rows["woken"] >= rows["deadline"]).all()
 
 
+@pytest.mark.parametrize("rehearse", [True, False])
+def test_rehearsals_are_gone_through_before_deadlines_and_change_nothing(rehearse):
+    bench, planned, rehearsed = Bench(TICKS, 0.03, rehearse=rehearse), late_plans(0), []
+    approach = bench.agent.clock.approach
+    bench.agent.clock.approach = lambda tick, lead_ns: rehearsed.append(approach(tick, lead_ns)) or rehearsed[-1]
+    fly(bench, planned)
+    assert len(rehearsed) == (TICKS - 1 if rehearse else 0)
+    assert not rehearse or any(rehearsed)
+    assert bench.disagreement() <= TOLERANCE
+
+
 def test_past_its_horizon_an_agent_says_so():
     bench = Bench(2)
     bench.begin()
