@@ -23,13 +23,17 @@ def _ways(found: Found, console: Console) -> None:
     ways = found["ways"]
     read = (f"{rate / 1e9:.1f} GB/s from {size / 1e6:.1f} MB" for size, rate in ways["bytes_per_s"].items())
     console.print(f"{found['machine']['processor']}: {ways['flop_per_s'] / 1e9:.0f} GFLOP/s, {', '.join(read)}")
-    columns = "way", "p50 ms", "p99 ms", "floor ms", "x floor", "x ours", "calls", "apart"
-    figures = "p50_ms", "p99_ms", "floor_ms", "over_floor", "over_ours"
+    columns = "way", "p50 ms", "p99 ms", "floor ms", "x floor", "x needed", "x ours", "calls", "apart"
+    figures = "p50_ms", "p99_ms", "floor_ms", "over_floor", "over_needed", "over_ours"
     rows = [
-        (row["way"], *(f"{row[figure]:.2f}" for figure in figures), str(row["calls"]), _apart(row["difference"]))
+        (row["way"], *(_times(row[figure]) for figure in figures), str(row["calls"]), _apart(row["difference"]))
         for row in ways["rows"]
     ]
     _print(console, f"one tick of a {found['command']['controller']} controller", columns, rows)
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _paced(found: Found, console: Console) -> None:

@@ -42,11 +42,13 @@ Part = Literal["ways", "paced", "precision", "fit", "single", "soak"]
 Timed = dict[str, np.ndarray]
 """Milliseconds of every call, by way."""
 OURS, AT_ONCE = "one call a tick", "one pass for all action tokens"
+SINGLE, FAR = "one model of the same size", "read as much as one model"
 TOTALS = ("20M", "100M")
 AGREE_FROM, TIMED_FROM = 1000, 2000
 """First ticks of what is compared and of what is timed: what caches hold of earlier ones is out of their windows."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 RESIDENT = Path("/proc/self/statm")
+TURNS = 60
 SAME = 1e-3
 """Most that two ways of one tick may differ by, in units of an action's half range."""
 MAY_GROW_MIB = 8.0
@@ -87,11 +89,16 @@ class LatencyConfig:
 
 
 def interleave(ways: dict[str, Callable[[int], Any]], seconds: float, what: str, rounds: int = 20) -> Timed:
-    """Returns how long calls took, `seconds` of them a way, in turns, so that what disturbs the machine disturbs all ways.
+    """Returns how long calls took, `seconds` of them a way, in turns, so that what disturbs the machine disturbs all ways."""
+    return {name: np.concatenate(turns) for name, turns in in_turns(ways, seconds, what, rounds).items()}
+
+
+def in_turns(ways: dict[str, Callable[[int], Any]], seconds: float, what: str, rounds: int) -> dict[str, list[np.ndarray]]:
+    """Returns the same, turn by turn; a way whose calls are longer than its turns has turns without one.
 
     The first two calls of a turn are left out where it has more than ten: another way's data fills the processor's caches.
     """
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[np.ndarray]] = {name: [] for name in ways}
     ticks, spent = dict.fromkeys(ways, TIMED_FROM), dict.fromkeys(ways, 0.0)
     with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), transient=True) as progress:
         task = progress.add_task(what, total=rounds)
@@ -103,9 +110,9 @@ def interleave(ways: dict[str, Callable[[int], Any]], seconds: float, what: str,
                     way(ticks[name])
                     own.append(time.perf_counter() - began)
                     ticks[name], spent[name] = ticks[name] + 1, spent[name] + own[-1]
-                taken[name] += own[2:] if len(own) > 10 else own
+                taken[name].append(1e3 * np.array(own[2:] if len(own) > 10 else own))
             progress.advance(task)
-    return {name: 1e3 * np.array(times) for name, times in taken.items()}
+    return taken
 
 
 def paced(ways: dict[str, OneCall], hz: float, seconds: float, rehearsed: bool = True) -> Timed:
@@ -162,9 +169,9 @@ def floor_ms(passes: Sequence[Pass], rate: float, bandwidth: float) -> float:
     return 1e3 * sum(max(each.flops / rate, each.bytes / bandwidth) for each in passes)
 
 
-def passes_of(model: Model) -> list[Pass]:
-    """Returns the passes of a model's tick."""
-    return tick_passes(model.network.config, model.schema, model.layout)
+def passes_of(model: Model, whole: bool = True) -> list[Pass]:
+    """Returns the passes of a model's tick; whole: of every token through every layer, whether its output is asked for or not."""
+    return tick_passes(model.network.config, model.schema, model.layout, whole)
 
 
 def p50(times: np.ndarray) -> float:
@@ -211,7 +218,8 @@ def agree(ways: dict[str, Way], ours: str, ticks: int = 40) -> dict[str, float]:
 
 
 def measure_ways(config: LatencyConfig, models: tuple[Model, Model], notes: list[str]) -> dict[str, Any]:
-    """Returns the tick of every way beside the floor."""
+    """Returns the tick of every way beside the floor. Ratios are medians over turns, each of what was measured in that turn: a
+    virtual core has one pace now and another in the next second."""
     model, at_once = models
     total = parameters(model.network)
     alone = ways_to_tick.single(config.point, of_parameters(total, config.point.window))
@@ -228,35 +236,50 @@ def measure_ways(config: LatencyConfig, models: tuple[Model, Model], notes: list
     apart = agree(same, OURS) | agree(once, AT_ONCE)
     others = {
         "recomputing the window": ways_to_tick.recomputing(model),
-        "one model of the same size": ways_to_tick.one_call_a_tick(alone),
+        SINGLE: ways_to_tick.one_call_a_tick(alone),
     }
     for way in others.values():
         way(0)
     notes += [f"{name} is not the same tick: {far:.0e} from ours" for name, far in apart.items() if far > SAME]
     own, large = (passes_of(of)[0].bytes for of in (model, alone))
-    probes = {"multiply": multiplying(), "read": reading(own), "read as much as one model": reading(large)}
-    timed = interleave(probes | same | once | others, config.seconds, "a tick in every way")
-    rate = 1e3 * FLOPS / p50(timed["multiply"])
-    bandwidth, from_far = 1e3 * own / p50(timed["read"]), 1e3 * large / p50(timed["read as much as one model"])
-    least = {name: floor_ms(passes_of(model), rate, bandwidth) for name in (*same, "recomputing the window")}
-    least |= {name: floor_ms(passes_of(at_once), rate, bandwidth) for name in once}
-    least["one model of the same size"] = floor_ms(passes_of(alone), rate, from_far)
+    probes = {"multiply": multiplying(), "read": reading(own), FAR: reading(large)}
+    turns = in_turns(probes | same | once | others, config.seconds, "a tick in every way", TURNS)
+    timed = {name: np.concatenate(each) for name, each in turns.items()}
+    passes = {name: passes_of(at_once if name in once else model) for name in (*same, *once, *others)}
+    passes[SINGLE] = passes_of(alone)
+    needed = {OURS: passes_of(model, False), AT_ONCE: passes_of(at_once, False), SINGLE: passes_of(alone, False)}
+
+    def least(name: str, passes: list[Pass], multiply: np.ndarray, read: np.ndarray) -> float:
+        size = large if name == SINGLE else own
+        return floor_ms(passes, 1e3 * FLOPS / p50(multiply), 1e3 * size / p50(read))
+
+    def over_floor(name: str, passes: list[Pass]) -> float:
+        probed = zip(turns[name], turns["multiply"], turns[FAR if name == SINGLE else "read"])
+        found = [p50(times) / least(name, passes, *probes) for times, *probes in probed if all(map(len, (times, *probes)))]
+        return float(np.median(found))
+
+    def over_ours(name: str) -> float:
+        both = zip(turns[name], turns[AT_ONCE if name in once else OURS])
+        return float(np.median([p50(times) / p50(ours) for times, ours in both if len(times) and len(ours)]))
+
     rows = [
         {
             "way": name,
             "p50_ms": p50(timed[name]),
             "p99_ms": p99(timed[name]),
-            "floor_ms": least[name],
-            "over_floor": p50(timed[name]) / least[name],
-            "over_ours": p50(timed[name]) / p50(timed[AT_ONCE if name in once else OURS]),
+            "floor_ms": least(name, passes[name], timed["multiply"], timed[FAR if name == SINGLE else "read"]),
+            "over_floor": over_floor(name, passes[name]),
+            "over_needed": over_floor(name, needed[name]) if name in needed else None,
+            "over_ours": over_ours(name),
             "calls": len(timed[name]),
             "difference": apart.get(name),
         }
-        for name in least
+        for name in passes
     ]
-    passes = {name: [each._asdict() for each in passes_of(of)] for name, of in ((OURS, model), (AT_ONCE, at_once))}
-    measured = {"flop_per_s": rate, "bytes_per_s": {own: bandwidth, large: from_far}}
-    return measured | {"passes": passes, "rows": rows, "same": max(apart.values()) <= SAME}
+    bandwidths = {size: 1e3 * size / p50(timed[name]) for size, name in ((own, "read"), (large, FAR))}
+    measured = {"flop_per_s": 1e3 * FLOPS / p50(timed["multiply"]), "bytes_per_s": bandwidths}
+    told = {name: [each._asdict() for each in passes[name]] for name in (OURS, AT_ONCE)}
+    return measured | {"passes": told, "rows": rows, "same": max(apart.values()) <= SAME}
 
 
 def measure_paced(config: LatencyConfig, models: tuple[Model, Model], notes: list[str]) -> list[dict[str, Any]]:

@@ -170,21 +170,23 @@ class Block(hk.Module):
         between: Callable[[jax.Array], jax.Array] | None,
         prefix: KeyValues | None,
         there: jax.Array,
+        last: int | None = None,
     ) -> tuple[jax.Array, KeyValues, Routed | None]:
         """Returns the layer's output [Q, D], the keys and values that are left for later, and where experts had the tokens.
 
         over: attends with queries over the tokens' own keys and values, and over others that it knows. there: bool [Q], whether
-            there is a token.
+            there is a token. last: how many tokens, the last ones, are asked for their output; None for all.
         """
-        config = self._config
+        config, asked = self._config, slice(None if last is None else -last, None)
         qkv = linear(3 * config.width, "query_key_value")(normed("norm_attention", x))
         query, key, value = (split_heads(laid(part, None, "heads"), config.heads) for part in jnp.split(qkv, 3, axis=-1))
+        query, x, there = query[:, asked], x[asked], there[asked]
         before = None if prefix is None else Prefix(query, prefix)
         relative = None
         if isinstance(time, Turn):
-            query, key = rotate(query, *time), rotate(key, *time)
+            query, key = rotate(query, time.cos[asked], time.sin[asked]), rotate(key, *time)
         else:
-            query, relative = self._relative(query, time)
+            query, relative = self._relative(query, Distance(time.waves, time.between[asked]))
         mixed, memory = over(query, KeyValues(key, value), relative=relative, prefix=before)
         x = laid(x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
         if between is not None:
@@ -230,6 +232,7 @@ class Transformer(hk.Module):
         reach: int | None = None,
         prefix: Sequence[KeyValues] = (),
         beside: Cache | None = None,
+        last: int | None = None,
     ) -> tuple[jax.Array, Cache | Routed | None]:
         """Returns normalised outputs [Q, D] and the cache after the tokens were written to it; without a cache, where experts had
         the tokens, [layers, ...], if there are any.
@@ -246,6 +249,8 @@ class Transformer(hk.Module):
                 cache and rotary attention it is the same for all tokens, [1, H, P, D/H], which are all of one moment, and
                 stands in the cache's last P slots.
             beside: with a cache, another one that tokens attend over too, and that stays as it is. The prefix stands there.
+            last: with a cache, how many of the tokens, the last ones, are asked for their outputs, [last, D]; None for all. The
+                last layer does no more for the others than to leave their keys and values.
         """
         if cache is None:
             return over_each_other(self._config, x, place, between, reach, prefix)
@@ -269,13 +274,15 @@ class Transformer(hk.Module):
                 plan = KeyValues(rotate(prefix[i].key[0], time.cos[:1], time.sin[:1]), prefix[i].value[0])
                 memory = jax.tree.map(lambda old, fresh: put(old, fresh.astype(old.dtype), ahead, 1), memory, plan)
             more = jax.tree.map(lambda part: part[:, count:], new) if beside is None else beside.layers[i]
-            return attend(query, memory, mask, more=more if more.key.shape[1] else None, **how), memory
+            own = mask[mask.shape[0] - query.shape[1] :]
+            return attend(query, memory, own, more=more if more.key.shape[1] else None, **how), memory
 
         for i in range(config.layers):
             outside = functools.partial(between[i], i=i) if between else None
             one = Block(config, f"layer_{i}")
             before = prefix[i] if prefix and not turned else None
-            x, memory, _ = one(x, time, functools.partial(over, i), outside, before, place.segment > 0)
+            asked = last if i == config.layers - 1 else None
+            x, memory, _ = one(x, time, functools.partial(over, i), outside, before, place.segment > 0, asked)
             memories.append(memory)
         return normed("norm_out", x), Cache(kept, tuple(memories), cache.written)
 

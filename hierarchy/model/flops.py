@@ -3,10 +3,10 @@
 A multiply-add is 2 operations, an elementwise operation 1 and a transcendental one (exp, rsqrt, tanh) none, as XLA counts.
 Attention is over the whole cache, as it is executed. An update is one chunk of numbers; the words of an instruction are further
 chunks, on the few updates that read them, and so are images. Gathers, scatters and copies are no arithmetic. Of experts those are
-counted that a token goes through, though all have room for it and are multiplied by.
+counted that a token goes through, though all have room for it and are multiplied by. In the last layer a token that nobody asks
+for its output leaves its keys and values, and goes no further.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -54,9 +54,11 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout, level: int
     tokens, planner = tokens_per_update(layout, reader), config.of(reader)
     slots = planner.window * tokens + (config.text_slots if words(readers(layout)[reader]) else 0)
     atoms = schema.planner_atoms
-    count = _embedding(schema, planner, tokens, atoms, tokens) + _layers(planner, tokens, slots)
+    # Of words any may be the last one.
+    outputs = tokens if words(readers(layout)[reader]) else 1
+    count = _embedding(schema, planner, tokens, atoms, tokens) + _layers(planner, tokens, slots, outputs)
     if level < len(config.planners):
-        count += _plan_reading(config, planner, tokens) + 2 * LOG_FEATURES * planner.width
+        count += _plan_reading(config, planner, tokens, outputs) + 2 * LOG_FEATURES * planner.width
     vectors = config.plan_vectors * config.plan_width
     count += 2 * planner.width * vectors + (QUANTISED if config.plan_levels else 3) * vectors
     count += 2 * planner.width * sizes(schema).lives if layout.lifetime and level == 1 else 0
@@ -64,17 +66,12 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout, level: int
 
 
 def follow_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
-    """Returns the operations of reading what the planner follows at one tick between two updates; 0 where it follows nothing.
-
-    Nobody asks for an output there: the last layer makes its keys and values, and is left.
-    """
+    """Returns the operations of reading what the planner follows at one tick between two updates; 0 where it follows nothing."""
     tokens, planner = tokens_between(layout), config.planner
     if not tokens:
         return 0
     slots = planner.window * tokens_per_update(layout) + (config.text_slots if words(layout.planner) else 0)
-    before = _layers(dataclasses.replace(planner, layers=planner.layers - 1), tokens, slots)
-    last = tokens * planner.width * (2 * 3 * planner.width + 3)
-    return _embedding(schema, planner, tokens, schema.planner_atoms, tokens) + before + last
+    return _embedding(schema, planner, tokens, schema.planner_atoms, tokens) + _layers(planner, tokens, slots, outputs=0)
 
 
 class Pass(NamedTuple):
@@ -88,9 +85,12 @@ class Pass(NamedTuple):
     bytes: int
 
 
-def tick_passes(config: ModelConfig, schema: Schema, layout: Layout) -> list[Pass]:
+def tick_passes(config: ModelConfig, schema: Schema, layout: Layout, whole: bool = False) -> list[Pass]:
     """Returns the passes of one controller tick, one after another: the reading, then every element of the action but the last;
-    or one for all, where they are decoded at once."""
+    or one for all, where they are decoded at once.
+
+    whole: counts all layers of all tokens, whether or not their outputs are asked for, as a pass in training has them.
+    """
     controller, reading, rest = config.controller, tokens_per_reading(layout), layout.action.size - 1
     # The action's own keys and values are made by the tick itself and small: its elements attend over them, but reading them is
     # not counted.
@@ -98,7 +98,8 @@ def tick_passes(config: ModelConfig, schema: Schema, layout: Layout) -> list[Pas
     head, numbers = _head_flops(config, schema, layout), _weights(config, schema, layout) + _remembered(config, kept)
 
     def one(tokens: int, atoms: int, outputs: int, own: int) -> Pass:
-        return Pass(tokens, _controller_pass(config, schema, tokens, atoms, kept + own) + outputs * head, 4 * numbers)
+        through = tokens if whole or words(layout.controller) else outputs
+        return Pass(tokens, _controller_pass(config, schema, tokens, atoms, kept + own, through) + outputs * head, 4 * numbers)
 
     if layout.at_once:
         passes = [one(reading + rest, schema.controller_atoms, rest + 1, rest)]
@@ -173,22 +174,22 @@ def _remembered(config: ModelConfig, slots: int) -> int:
     return config.controller.layers * (2 * slots * width + plan)
 
 
-def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, atoms: int, slots: int) -> int:
+def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, atoms: int, slots: int, outputs: int) -> int:
     """Operations of `tokens` tokens of as many atoms through the controller. They share the plan's age; or have each its time."""
     controller, moments = config.controller, tokens if config.planner is None else 1
-    count = _embedding(schema, controller, tokens, atoms, moments) + _layers(controller, tokens, slots)
-    return count if config.planner is None else count + _plan_reading(config, controller, tokens)
+    count = _embedding(schema, controller, tokens, atoms, moments) + _layers(controller, tokens, slots, outputs)
+    return count if config.planner is None else count + _plan_reading(config, controller, tokens, outputs)
 
 
-def _plan_reading(config: ModelConfig, reader: TransformerConfig, tokens: int) -> int:
-    """Operations by which `tokens` tokens of a reader take in a plan that has been read for its layers."""
-    width = reader.width
+def _plan_reading(config: ModelConfig, reader: TransformerConfig, tokens: int, outputs: int) -> int:
+    """Operations by which `tokens` tokens of a reader take in a plan that has been read for its layers; in the last `outputs`."""
+    width, through = reader.width, (reader.layers - 1) * tokens + outputs
     if config.plan_read == "film":
-        return reader.layers * tokens * (NORM + 3) * width
+        return through * (NORM + 3) * width
     attended, softmax = 2 * 2 * config.plan_vectors * width, 4 * reader.heads * config.plan_vectors
     if config.plan_read == "prefix":
-        return reader.layers * tokens * (attended + softmax + 2 * width)
-    return reader.layers * tokens * (2 * 2 * width * width + attended + softmax + (NORM + 2) * width)
+        return through * (attended + softmax + 2 * width)
+    return through * (2 * 2 * width * width + attended + softmax + (NORM + 2) * width)
 
 
 def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: int, moments: int) -> int:
@@ -199,18 +200,25 @@ def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: in
     return 2 * config.width * (tokens * multiplied + moments * LOG_FEATURES)
 
 
-def _layers(config: TransformerConfig, tokens: int, slots: int) -> int:
-    """Operations of `tokens` tokens through the layers, each over `slots` keys."""
+def _layers(config: TransformerConfig, tokens: int, slots: int, outputs: int) -> int:
+    """Operations of `tokens` tokens through the layers, each over `slots` keys, and of `outputs` of them through the last one."""
     width, wide = config.width, config.feed_forward
-    linear = 2 * width * (3 * width + width + wide + wide // 2)
+    # What every token leaves behind: a norm, queries, keys and values, and the keys' turn.
+    left = (NORM + 2 * 3 * width + 3) * width
+    linear = 2 * width * (width + wide + wide // 2)
     attention = 2 * 2 * slots * width + SCORE * slots * config.heads
-    elementwise = 2 * NORM * width + 2 * 3 * width + 2 * width + GEGLU * wide // 2
+    elementwise = NORM * width + 3 * width + 2 * width + GEGLU * wide // 2
     if config.experts:
         # The router, its softmax, and as many outputs weighted and added up.
         elementwise += (2 * width + ROUTED) * config.experts + 2 * config.chosen * width
-    layer = tokens * (linear + attention + elementwise)
-    if config.position == "relative":
-        # No turning; two biases; then whichever is projected, the queries or all distances' features.
-        queries, distances = tokens * width * (width + config.heads * config.window), config.window * width * (width + tokens)
-        layer += 2 * min(queries, distances) + tokens * (slots * config.heads - 3 * width)
-    return config.layers * layer + tokens * (NORM * width + SEEN * slots)
+    through = linear + attention + elementwise
+
+    def layer(asked: int) -> int:
+        count = tokens * left + asked * through
+        if config.position == "relative" and asked:
+            # No turning; two biases; then whichever is projected, the queries or all distances' features.
+            queries, distances = asked * width * (width + config.heads * config.window), config.window * width * (width + asked)
+            count += 2 * min(queries, distances) + asked * slots * config.heads - 3 * tokens * width
+        return count
+
+    return (config.layers - 1) * layer(tokens) + layer(outputs) + outputs * NORM * width + tokens * SEEN * slots

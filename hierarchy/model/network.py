@@ -47,19 +47,21 @@ class Planner(hk.Module):
         reading: Reading | None = None,
         age: jax.Array | None = None,
         index: jax.Array | None = None,
+        last: int | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention.
 
         shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none. reading, age, index:
-        each token's visible plan of the level above and its age, as the controller's; None for the slowest planner.
+        each token's visible plan of the level above and its age, as the controller's; None for the slowest planner. last: with a
+        cache, how many of the tokens, the last ones, are asked for their outputs; None for all.
         """
         config, table = self._own, self._table
         x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         x = x + linear(config.width, "time")(log_features(place.time))
         if reading is None:
-            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots)
-        return under_plans(self._config, config, x, place, reading, age, index, cache, slots)
+            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, last=last)
+        return under_plans(self._config, config, x, place, reading, age, index, cache, slots, last=last)
 
     def no_plan(self) -> jax.Array:
         """Returns the learnt plan [P, plan_width] of the level above that stands while there is none."""
@@ -121,6 +123,7 @@ class Controller(hk.Module):
         shown: jax.Array | None = None,
         beside: Cache | None = None,
         index: jax.Array | None = None,
+        last: int | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns outputs [L, D] of tokens [L, K], and the cache. beside: another cache that is attended over too.
 
@@ -128,6 +131,7 @@ class Controller(hk.Module):
         plans. age: int32 [L] or [1], -1 for none. index: int32 [L], which entry of the reading a token sees, where there is one a
         plan and not one a token.
         shown: [L, D], what patches of images add to their tokens, in a model without plans; None where there are none.
+        last: with a cache, how many of the tokens, the last ones, are asked for their outputs; None for all.
         """
         config, table = self._config.controller, self._table
         reach = table.reach(config.window)
@@ -135,8 +139,9 @@ class Controller(hk.Module):
         x = x if shown is None else x + shown
         if reading is None:
             x = x + linear(config.width, "time")(log_features(place.time))
-            return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, reach=reach, beside=beside)
-        return under_plans(self._config, config, x, place, reading, age, index, cache, slots, reach, beside)
+            own = {"cache": cache, "slots": slots, "reach": reach, "beside": beside, "last": last}
+            return Transformer(config, "transformer")(x, place, **own)
+        return under_plans(self._config, config, x, place, reading, age, index, cache, slots, reach, beside, last)
 
     def continuous(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, 1024] over bins from outputs [M, D]."""
@@ -202,18 +207,19 @@ def under_plans(
     slots: Slots | None,
     reach: int | None = None,
     beside: Cache | None = None,
+    last: int | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """Returns a reader's outputs of tokens [N, D] that each see a plan, entries [N, ...], of an age [N] ([1, ...] and [1] where
     all see the same; with an index [N] entries are the plans that there are), and the cache. beside: another cache that is
-    attended over too."""
+    attended over too. last: as the transformer's."""
     aged = linear(reader.width, "age")(log_features(jnp.maximum(age, 0)))
     x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
     if config.plan_read == "prefix":
         prefix = tuple(own_entries(layer, index) for layer in reading)
-        return Transformer(reader, "transformer")(x, place, (), cache, slots, reach, prefix, beside)
+        return Transformer(reader, "transformer")(x, place, (), cache, slots, reach, prefix, beside, last)
     adds = what_a_plan_adds(config, reader, index)
     between = [jax.tree_util.Partial(adds, layer) for layer in reading]
-    return Transformer(reader, "transformer")(x, place, between, cache, slots, reach, beside=beside)
+    return Transformer(reader, "transformer")(x, place, between, cache, slots, reach, beside=beside, last=last)
 
 
 def own_entries(layer: Any, index: jax.Array | None) -> Any:

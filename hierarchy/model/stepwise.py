@@ -183,8 +183,8 @@ def update(
     # One plan for all tokens of the update.
     seen = () if reading is None else (None, jax.tree.map(lambda entry: entry[None], reading), age[None])
 
-    def write(value, field, place, cache, slots):
-        return planning.plan_tokens(params, value, field, place, cache, slots, *seen)
+    def write(value, field, place, cache, slots, last=None):
+        return planning.plan_tokens(params, value, field, place, cache, slots, *seen, last=last)
 
     size, room = tokens_per_update(layout, reader), planner_room(network, layout, level)
     cache, x = _ingest(write, room, cache, tokens, chunks, tick, size)
@@ -201,8 +201,8 @@ def follow(
     tokens: value, field [M, tokens_between, K], a row a tick.
     """
 
-    def write(value, field, place, cache, slots):
-        return network.plan_tokens(params, value, field, place, cache, slots)
+    def write(value, field, place, cache, slots, last=None):
+        return network.plan_tokens(params, value, field, place, cache, slots, last=last)
 
     size, room = tokens_between(layout), planner_room(network, layout)
 
@@ -227,8 +227,8 @@ def look(
     rest = () if by_planner else (None, jnp.full(tokens.value.shape[0], -1))
     shown = embed(params, *patches[:3])
 
-    def write(value, field, place, cache, at):
-        return read(params, value, field, place, *rest, cache, at, shown)
+    def write(value, field, place, cache, at, last=None):
+        return read(params, value, field, place, *rest, cache, at, shown, last=last)
 
     return _ingest(write, room, cache, tokens, 1, now, tokens.value.shape[0])[0]
 
@@ -257,8 +257,8 @@ def tick(
     room, size = controller_room(network, layout), tokens_per_reading(layout)
     index, order = tokens.before + tokens.count, cache.written + tokens.count
 
-    def write(value, field, place, cache, slots, beside=None):
-        return network.control_tokens(params, value, field, place, plan, age[None], cache, slots, beside=beside)
+    def write(value, field, place, cache, slots, last=None, beside=None):
+        return network.control_tokens(params, value, field, place, plan, age[None], cache, slots, beside=beside, last=last)
 
     def own(i: jax.Array, atoms: int = 1) -> tuple[jax.Array, Place]:
         """The fields [N, atoms] of elements i [N] of the action, and where they stand: after the observation, for this tick."""
@@ -299,6 +299,7 @@ Written = tuple[jax.Array, jax.Array, Place]
 def _ingest(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: int, asked: Written | None = None):
     """Returns the cache with a reading's tokens written to it, and the output [1, D] of the last of them.
 
+    write: embeds tokens, writes them to slots, and returns the outputs of the `last` of them, of all if None, and the cache.
     asked: tokens that come after it and are for now alone; their outputs follow, [1 + N, D].
     """
     if room.words:
@@ -317,8 +318,8 @@ def _ingest(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: 
         # After those of all ticks, in the place of what was asked at the tick before.
         reading = jax.tree.map(lambda first, then: jnp.concatenate([first, then]), reading, asked)
         slots.append(Run(jnp.asarray(room.kept), room.asked))
-    x, cache = write(*reading, cache, slots)
-    return cache._replace(written=cache.written + tokens.count), x[size - 1 :]
+    x, cache = write(*reading, cache, slots, last=1 + len(reading[0]) - size)
+    return cache._replace(written=cache.written + tokens.count), x
 
 
 def _ingest_words(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: int):
