@@ -115,9 +115,9 @@ def in_turns(ways: dict[str, Callable[[int], Any]], seconds: float, what: str, r
     return taken
 
 
-def paced(ways: dict[str, OneCall], hz: float, seconds: float, rehearsed: bool = True) -> Timed:
+def paced(ways: dict[str, OneCall], hz: float, seconds: float, rehearsed: bool = False) -> Timed:
     """Returns how long ticks took that came `hz` times a second, a second of each way in turn. rehearsed: the last tick is gone
-    through once more before each, as an agent in real time does where there is time for it."""
+    through once more before each, where there is time for it, as an agent in real time may do."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     clock, each = Clock(1 / hz), max(int(hz), 1)
     for turn in range(max(round(seconds), 1)):

@@ -83,7 +83,7 @@ class RealTimeConfig:
     wait_for_first: bool = False
     priority: Literal["real_time", "usual"] = "real_time"
     awake: bool = True
-    rehearse: bool = True
+    rehearse: bool = False
     duty: float | None = None
     late_share: float = 0.0
     late_s: float = 0.0

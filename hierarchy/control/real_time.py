@@ -1,8 +1,9 @@
 """The agent against the wall clock: a policy like the simulated one, whose planner runs beside it and is never waited for.
 
 Within a tick: wait for the deadline; take in the observation, show it to the planner; look for a newer plan; decode the action.
-Towards the end of the wait the last tick is rehearsed: what a tick reads and runs is then in the processor's caches, out of which
-a pause drives it.
+Towards the end of the wait the last tick may be rehearsed: what a tick reads and runs is then in the processor's caches, out of
+which a pause drives it.
+
 What was acted on is kept, so that the run can be replayed: `timeline_of` is its timeline.
 """
 
@@ -138,7 +139,7 @@ class RealTimeAgent:
         stamp: Callable[[], int] | None = None,
         due: Callable[[], int] | None = None,
         within: Within | None = None,
-        rehearse: bool = True,
+        rehearse: bool = False,
     ):
         if acting.layout.chunk > 1 or acting.layout.late:
             raise ValueError(
