@@ -29,7 +29,7 @@ from experiments.interventions import Control, HeldAction, LateAction, Prompted,
 from experiments.rows import Row, append
 from experiments.statistics import mean_interval, normalise
 from experiments.tasks import Collection, Task, find, layouts_of, schema_of
-from experiments.train import TOKENIZER, cache_compilations, first_held_out, lookahead
+from experiments.train import TOKENIZER, cache_compilations, first_held_out, in_rounds, lookahead
 from hierarchy.control.acting import Acting, Precision, compile_acting
 from hierarchy.control.agent import Agent, AgentState
 from hierarchy.control.prompt import read_prompt
@@ -99,6 +99,10 @@ class Trained:
         how = {"tokenizer": self.tokenizer, "intervention": changed, "intervene_at": control_at, "above": above}
         return Agent(acting, self.params, timeline, horizon=horizon, **how)
 
+    def in_rounds(self, rounds: int) -> "Trained":
+        """Returns the same weights with a planner that goes through its layers so many times."""
+        return dataclasses.replace(self, network=build(in_rounds(self.network.config, rounds), self.schema))
+
     def triggered(self, name: str, trigger: Trigger, latency: int = 0, decoding: Decoding = "mean") -> TriggeredAgent:
         """Returns an agent whose updates come by a trigger."""
         return TriggeredAgent(self.acting(name, decoding), self.params, trigger, latency=latency, tokenizer=self.tokenizer)
@@ -137,6 +141,7 @@ def variant_of(facts: dict) -> str:
         model["plan_read"]: model["planner"] is not None and model["plan_read"] != preset.plan_read,
         "quantised": model["planner"] is not None and bool(model.get("plan_levels")),
         "fixed": model["planner"] is not None and all(len({*each}) == 1 for link in links(facts) for each in link),
+        "rounds": model["planner"] is not None and model["planner"].get("rounds", 1) != preset.planner.rounds,
         "at_once": facts.get("at_once", False),
         "experts": model["planner"] is not None and bool(model["planner"].get("experts")),
         "no_sub_goal": not facts["learner"]["weights"]["sub_goal"],

@@ -135,6 +135,16 @@ BENCH = {
         action=motor(1),
         sub_goal=Field("sub_goal", Bounded((-1.0,), (1.0,), bins=32)),
     ),
+    "pointer_chain": Layout(
+        "pointer_chain",
+        planner=(
+            Field("links", Discrete(24), 24, spoken=True),
+            Field("start", Discrete(24)),
+        ),
+        controller=(Field("clock", Bounded((0.0,), (1.0,))),),
+        action=Field("action", Discrete(24)),
+        sub_goal=Field("sub_goal", Discrete(24)),
+    ),
     "relayed_goal": Layout(
         "relayed_goal",
         planner=(Field("course", Discrete(4)), Field("turn", Discrete(4))),

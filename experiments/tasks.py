@@ -16,6 +16,7 @@ from envs import (
     meta_world,
     patrol_camera,
     patrol_experts,
+    pointer_chain,
     relayed_goal,
     suite,
     suite_experts,
@@ -30,6 +31,7 @@ from envs.go_to import GoTo
 from envs.noise import Noise
 from envs.patrol import Patrol
 from envs.patrol_camera import PatrolCamera
+from envs.pointer_chain import PointerChain
 from envs.recording import Expert
 from envs.relayed_goal import RelayedGoal
 from envs.switching_goal import SwitchingGoal
@@ -142,6 +144,11 @@ def relayed(noisy: bool) -> Expert:
     return relayed_goal.Expert()
 
 
+def followed(noisy: bool) -> Expert:
+    """Returns the expert of the pointer chain, which no noise would carry anywhere."""
+    return pointer_chain.Expert()
+
+
 def read_seldom(noisy: bool) -> Expert:
     """Returns the expert of the bursty goal: noisy, it sees the goal as seldom and as irregularly as a planner may."""
     return bursty_goal.Reader(ratios=(2, 4, 8, 16, 32), latencies=(0, 2)) if noisy else bursty_goal.Reader()
@@ -177,6 +184,7 @@ TASKS = {
     "disturbance_rejection": Task(
         DisturbanceRejection, pushed, layouts.BENCH["disturbance_rejection"], disturbance_rejection.Rules().ticks
     ),
+    "pointer_chain": Task(PointerChain, followed, layouts.BENCH["pointer_chain"], pointer_chain.Rules().ticks),
     "relayed_goal": Task(RelayedGoal, relayed, layouts.BENCH["relayed_goal"], relayed_goal.Rules().ticks),
 }
 TASKS |= {name: suite_task(name) for name in layouts.SUITE} | {name: planned_task(name) for name in layouts.PLANNED}

@@ -20,6 +20,7 @@ Baselines, with what tells them from the two-rate agent:
     --mix.ratios 1 --mix.latencies 0             one ratio and latency instead of random ones
     --learner.weights.sub-goal 0 --learner.planner-steps 0        nobody tells the planner what to plan
     --plan-read prefix, --plan-levels 5 5 5 5    another way to read a plan, or plans of a few values
+    --rounds 8                                   the planner goes through its layers eight times, with the same weights
     --experts 16 --compute.expert-capacity 1.25  a planner of four to five times the parameters, for the same operations
     --mix.prompts 0.25                           a quarter of the episodes begin after a stretch of another one, as in Gato
 
@@ -109,8 +110,9 @@ class Mix:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """agent: which model. preset: its size. plan_read: how the controller reads plans, the preset's way by default. plan_levels:
-    how many values a plan's channels may take, in turn; none for real numbers. at_once: all elements of an action are decoded in
-    one pass, none from another. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the tokenizer,
+    how many values a plan's channels may take, in turn; none for real numbers. rounds: how often the planner's layers are gone
+    through at every update, with the same weights; the preset's number by default. at_once: all elements of an action are decoded
+    in one pass, none from another. corpus: folder of sources. out: folder of the run. text_pieces: most pieces of the tokenizer,
     which is trained on the corpus' own words once. experts: of every feed-forward layer of the planner, of which a token goes
     through `chosen`; 0 for none. compute, mesh, hosts: how and where it is computed, which no checkpoint depends on."""
 
@@ -120,6 +122,7 @@ class TrainConfig:
     preset: str = "demo"
     plan_read: PlanRead | None = None
     plan_levels: tuple[int, ...] = ()
+    rounds: int | None = None
     at_once: bool = False
     text_pieces: int = 400
     experts: int = 0
@@ -163,6 +166,8 @@ def model_config(config: TrainConfig, schema: Schema, two_rate_schema: Schema) -
         raise ValueError(f"no preset {config.preset!r}: there are {', '.join(PRESETS)}")
     preset = PRESETS[config.preset]
     model = dataclasses.replace(preset, plan_read=config.plan_read or preset.plan_read, plan_levels=config.plan_levels)
+    if config.rounds is not None:
+        model = in_rounds(model, config.rounds)
     planner = dataclasses.replace(model.planner, experts=config.experts, chosen=config.chosen)
     if config.agent == "two_rate":
         return dataclasses.replace(model, planner=planner)
@@ -171,6 +176,14 @@ def model_config(config: TrainConfig, schema: Schema, two_rate_schema: Schema) -
     if config.agent == "controller_only":
         return dataclasses.replace(model, planner=None)
     return single_rate_config(model, parameters(build(model, two_rate_schema)), schema)
+
+
+def in_rounds(model: ModelConfig, rounds: int) -> ModelConfig:
+    """Returns the model whose planner goes through its layers so many times. Its parameters are the same. Raises ValueError for
+    one without a planner."""
+    if model.planner is None:
+        raise ValueError(f"rounds {rounds} are of a planner, and this model has none")
+    return dataclasses.replace(model, planner=dataclasses.replace(model.planner, rounds=rounds))
 
 
 def lookahead(agent: AgentName, mix: dict) -> tuple[int, ...]:
@@ -222,7 +235,7 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
         text_targets=max(mix.controller_tokens, mix.planner_tokens),
         patches=mix.planner_tokens // 2,
         segment_ticks=mix.segment_ticks,
-        lead_in=fast.layers * (fast.window - 1),
+        lead_in=fast.depth * (fast.window - 1),
         planner_lead_in=0,
         planner_reread=slow.window // 2 if slow else 1,
         above=tuple(
@@ -283,6 +296,7 @@ def check_warm_up(config: TrainConfig, network: Network) -> None:
         "learner.planner": learner.planner != "joint",
         "plan-read": config.plan_read not in (None, plain.plan_read),
         "plan-levels": bool(config.plan_levels),
+        "rounds": config.rounds not in (None, plain.planner.rounds),
         "experts": config.experts > 0,
     }
     wrong = [name for name, there in asked.items() if there]
@@ -337,6 +351,7 @@ NEWER = {
     "above": (),
     "shards": 1,
     "accumulate": 1,
+    "rounds": 1,
     "experts": 0,
     "chosen": 2,
     "balance": LossWeights.balance,

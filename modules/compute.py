@@ -25,7 +25,8 @@ Remat = Literal["none", "dots", "full"]
 @dataclasses.dataclass(frozen=True)
 class Compute:
     """precision: of what layers and heads of text multiply, and pass on; sums, norms, logits, losses and parameters stay float32.
-    scan: layers run as one compiled body in a loop, so that compiling does not take longer with more of them.
+    scan: layers run as one compiled body in a loop, so that compiling does not take longer with more of them; where layers are
+        gone through in several rounds they do not.
     remat: what a layer's backward pass computes anew: nothing ("none"), all but products with weights ("dots"), or all ("full").
     attention: "einsum", or a "flash" kernel that never holds a whole matrix of scores; it runs where attention is rotary and has
     no prefix, and einsum elsewhere. Off a TPU it is interpreted, slowly.

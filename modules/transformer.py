@@ -38,11 +38,13 @@ from modules.mixture_of_experts import Experts, Routed
 class TransformerConfig:
     """Sizes of one transformer.
 
-    window: moments (ticks) that a layer reaches back, its own counted; `layers` of them reach layers * (window - 1) + 1.
+    window: moments (ticks) that a layer reaches back, its own counted; `depth` of them reach depth * (window - 1) + 1.
     feed_forward: size of the two GEGLU halves together.
     position: how attention knows the time between tokens: by turning half of every query and key ("rotary"), or by a learnt
         projection of the distance in every layer, with biases for content and position ("relative", Transformer-XL, arXiv
         1901.02860). Either way tokens of one moment are told apart by what they are, not by where they stand.
+    rounds: how often the layers are gone through, with the same weights each time (Universal Transformers, arXiv 1807.03819).
+        No parameter depends on it: weights trained with some rounds can be used with more, or with fewer.
     experts: GEGLU blocks in every layer, of which each token goes through `chosen` (see `modules.mixture_of_experts`); 0 for one
         block that all go through. `feed_forward` is the size of all that one token goes through: experts do not change it.
     """
@@ -53,6 +55,7 @@ class TransformerConfig:
     feed_forward: int
     window: int
     position: Literal["rotary", "relative"] = "rotary"
+    rounds: int = 1
     experts: int = 0
     chosen: int = 2
 
@@ -61,7 +64,8 @@ class TransformerConfig:
             raise ValueError(f"position is {self.position!r}: it is 'rotary' or 'relative'")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads of an even size")
-        if min(self.width, self.layers, self.heads, self.feed_forward, self.window) < 1 or self.feed_forward % 2:
+        sizes = self.width, self.layers, self.heads, self.feed_forward, self.window, self.rounds
+        if min(sizes) < 1 or self.feed_forward % 2:
             raise ValueError(f"sizes are at least 1 and feed_forward is even: {self}")
         if self.experts and not (1 <= self.chosen < self.experts and self.feed_forward % (2 * self.chosen) == 0):
             raise ValueError(
@@ -69,9 +73,15 @@ class TransformerConfig:
                 "there are, and a number that divides the halves of feed_forward"
             )
 
+    @property
+    def depth(self) -> int:
+        """How many layers a token goes through, those of all rounds counted."""
+        return self.layers * self.rounds
+
 
 class Cache(NamedTuple):
-    """What a stream has seen: places of N slots, each layer's keys and values, and the number of tokens ever written."""
+    """What a stream has seen: places of N slots, each layer's keys and values, one round's after another's, and the number of
+    tokens ever written."""
 
     place: Place
     layers: tuple[KeyValues, ...]
@@ -126,7 +136,7 @@ def empty_cache(config: TransformerConfig, slots: int) -> Cache:
     """Returns a cache of `slots` empty slots."""
     shape = (config.heads, slots, config.width // config.heads)
     place = Place(*(jnp.zeros(slots, jnp.int32) for _ in range(4)), jnp.zeros(slots, bool))
-    layers = tuple(KeyValues(jnp.zeros(shape), jnp.zeros(shape)) for _ in range(config.layers))
+    layers = tuple(KeyValues(jnp.zeros(shape), jnp.zeros(shape)) for _ in range(config.depth))
     return Cache(place, layers, jnp.zeros((), jnp.int32))
 
 
@@ -268,23 +278,33 @@ class Transformer(hk.Module):
         keys = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), kept, more)
         mask, time = once(place.time, lambda: (may_see(place, keys, config.window), time_of(config, place, keys)))
 
-        def over(i: int, query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
-            memory = jax.tree.map(lambda old, fresh: put(old, fresh[:, :count], slots, 1), cache.layers[i], new)
+        def over(n: int, query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
+            memory = jax.tree.map(lambda old, fresh: put(old, fresh[:, :count], slots, 1), cache.layers[n], new)
             if ahead:
-                plan = KeyValues(rotate(prefix[i].key[0], time.cos[:1], time.sin[:1]), prefix[i].value[0])
+                own = prefix[n % config.layers]
+                plan = KeyValues(rotate(own.key[0], time.cos[:1], time.sin[:1]), own.value[0])
                 memory = jax.tree.map(lambda old, fresh: put(old, fresh.astype(old.dtype), ahead, 1), memory, plan)
-            more = jax.tree.map(lambda part: part[:, count:], new) if beside is None else beside.layers[i]
-            own = mask[mask.shape[0] - query.shape[1] :]
-            return attend(query, memory, own, more=more if more.key.shape[1] else None, **how), memory
+            more = jax.tree.map(lambda part: part[:, count:], new) if beside is None else beside.layers[n]
+            allowed = mask[mask.shape[0] - query.shape[1] :]
+            return attend(query, memory, allowed, more=more if more.key.shape[1] else None, **how), memory
 
-        for i in range(config.layers):
+        blocks, entered = [Block(config, f"layer_{i}") for i in range(config.layers)], x
+        for n in range(config.depth):
+            i = n % config.layers
+            x = x if i or not n else again(x, entered)
             outside = functools.partial(between[i], i=i) if between else None
-            one = Block(config, f"layer_{i}")
             before = prefix[i] if prefix and not turned else None
-            asked = last if i == config.layers - 1 else None
-            x, memory, _ = one(x, time, functools.partial(over, i), outside, before, place.segment > 0, asked)
+            asked = last if n == config.depth - 1 else None
+            x, memory, _ = blocks[i](x, time, functools.partial(over, n), outside, before, place.segment > 0, asked)
             memories.append(memory)
         return normed("norm_out", x), Cache(kept, tuple(memories), cache.written)
+
+
+def again(x: jax.Array, entered: jax.Array) -> jax.Array:
+    """Returns what enters the layers in another round: what left them, brought to size 1, and once more what entered at first,
+    so that it is not forgotten however many rounds there are (arXiv 2202.05826)."""
+    wide = x.astype(jnp.float32)
+    return (wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + 1e-6)).astype(x.dtype) + entered
 
 
 def once(number: jax.Array, work: Callable[[], Any]) -> Any:
@@ -314,21 +334,27 @@ def over_each_other(
     def over(query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
         return attention(query, new, **how), new
 
+    scanned = compute.scan and config.rounds == 1 and not hk.running_init()
+    blocks = [] if scanned else [Block(config, f"layer_{i}", compute.expert_capacity) for i in range(config.layers)]
+
     def layer(i: int, x: jax.Array, outside: Callable | None, before: KeyValues | None) -> tuple[jax.Array, Routed | None]:
-        block, outside = Block(config, f"layer_{i}", compute.expert_capacity), outside and functools.partial(outside, i=i)
+        outside = outside and functools.partial(outside, i=i)
         with gathering():
+            block = blocks[i] if blocks else Block(config, f"layer_{i}", compute.expert_capacity)
             x, _, routed = block(x, time, over, outside, before, place.segment > 0)
         return x, routed
 
-    x = laid(x.astype(compute.dtype), None, None)
-    if compute.scan and not hk.running_init():
+    x = entered = laid(x.astype(compute.dtype), None, None)
+    if scanned:
         first = rematerialised(functools.partial(layer, 0), compute.remat)
         stack = hk.layer_stack(config.layers, with_per_layer_inputs=True, transparent=True, transparency_map=LayerNames())
         each = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts) if parts else None for parts in (between, prefix)]
         x, routed = stack(first)(x, *each)
     else:
         by_layer = []
-        for i in range(config.layers):
+        for n in range(config.depth):
+            i = n % config.layers
+            x = x if i or not n else again(x, entered)
             one = rematerialised(functools.partial(layer, i), compute.remat)
             x, routed = one(x, between[i] if between else None, prefix[i] if prefix else None)
             by_layer.append(routed)

@@ -54,7 +54,7 @@ def parted(made: Toy, acted: Timeline, packed_as: Timeline | None = None, change
 
 
 # Kinds that differ from another one in a single part: one timeline always, the others in `make test-all`.
-VARIANTS = ("relative", "experts", "quantised", "prefix", "pictures", "at_once", "at_once_scalars")
+VARIANTS = ("relative", "experts", "rounds", "quantised", "prefix", "pictures", "at_once", "at_once_scalars")
 CASES = [
     pytest.param(kind, name, marks=[pytest.mark.long] if kind in VARIANTS and name != "as drawn" else [])
     for kind in TWO_RATE

@@ -95,6 +95,12 @@ PRESETS = {
         plan_vectors=2,
         plan_width=32,
     ),
+    "recursive": ModelConfig(
+        planner=TransformerConfig(width=64, layers=1, heads=4, feed_forward=256, window=16, rounds=8),
+        controller=TransformerConfig(width=32, layers=2, heads=2, feed_forward=96, window=8),
+        plan_vectors=2,
+        plan_width=32,
+    ),
     "text": ModelConfig(
         planner=TransformerConfig(width=64, layers=2, heads=2, feed_forward=192, window=64),
         controller=TransformerConfig(width=48, layers=2, heads=2, feed_forward=128, window=4),

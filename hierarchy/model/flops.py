@@ -164,14 +164,14 @@ def _weights(config: ModelConfig, schema: Schema, layout: Layout) -> int:
         head = HEAD_FEATURES * (width + 1 + BINS) + BINS
     else:
         head = (width + 1) * _classes(schema, layout)
-    return controller.layers * layer + width + head
+    return controller.depth * layer + width + head
 
 
 def _remembered(config: ModelConfig, slots: int) -> int:
     """Numbers of the cache and of the plan that every pass attends over."""
     width = config.controller.width
     plan = 0 if config.planner is None else 2 * width if config.plan_read == "film" else 2 * config.plan_vectors * width
-    return config.controller.layers * (2 * slots * width + plan)
+    return config.controller.depth * (2 * slots * width + plan)
 
 
 def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, atoms: int, slots: int, outputs: int) -> int:
@@ -183,7 +183,7 @@ def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, atoms: in
 
 def _plan_reading(config: ModelConfig, reader: TransformerConfig, tokens: int, outputs: int) -> int:
     """Operations by which `tokens` tokens of a reader take in a plan that has been read for its layers; in the last `outputs`."""
-    width, through = reader.width, (reader.layers - 1) * tokens + outputs
+    width, through = reader.width, (reader.depth - 1) * tokens + outputs
     if config.plan_read == "film":
         return through * (NORM + 3) * width
     attended, softmax = 2 * 2 * config.plan_vectors * width, 4 * reader.heads * config.plan_vectors
@@ -221,4 +221,5 @@ def _layers(config: TransformerConfig, tokens: int, slots: int, outputs: int) ->
             count += 2 * min(queries, distances) + asked * slots * config.heads - 3 * tokens * width
         return count
 
-    return (config.layers - 1) * layer(tokens) + layer(outputs) + outputs * NORM * width + tokens * SEEN * slots
+    between = (config.rounds - 1) * tokens * (NORM + 1) * width
+    return (config.depth - 1) * layer(tokens) + layer(outputs) + between + outputs * NORM * width + tokens * SEEN * slots

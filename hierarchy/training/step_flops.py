@@ -35,7 +35,7 @@ def attention_flops(config: ModelConfig, schema: Schema, packing: Packing) -> fl
 
 def pair_flops(config: TransformerConfig) -> int:
     """Returns the operations of one query over one key in all layers."""
-    return config.layers * 4 * config.width
+    return config.depth * 4 * config.width
 
 
 def pairs(tokens: int, reach: int | None = None) -> float:
@@ -49,7 +49,7 @@ def _layers(config: TransformerConfig, tokens: int) -> float:
     width, wide = config.width, config.feed_forward
     more = width * (width + config.heads * config.window) if config.position == "relative" else 0
     more += width * config.experts
-    return config.layers * tokens * 2 * (4 * width * width + width * wide + wide // 2 * width + more)
+    return config.depth * tokens * 2 * (4 * width * width + width * wide + wide // 2 * width + more)
 
 
 def _embedding(config: TransformerConfig, table: Sizes, tokens: int) -> float:
@@ -62,7 +62,7 @@ def _plan_reads(config: ModelConfig, tokens: int) -> float:
         return 0.0
     attended = 2 * 2 * config.plan_vectors * fast.width
     own = 0 if config.plan_read == "prefix" else 2 * 2 * fast.width * fast.width
-    return fast.layers * tokens * (attended + own)
+    return fast.depth * tokens * (attended + own)
 
 
 def _bins(width: int, names: int, bins: bool) -> float:

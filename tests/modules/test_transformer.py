@@ -22,6 +22,7 @@ def model(config: TransformerConfig) -> hk.Transformed:
     return hk.without_apply_rng(hk.transform(run))
 
 
+ROUNDS = dataclasses.replace(CONFIG, rounds=3)
 MODEL, RELATIVE = model(CONFIG), model(dataclasses.replace(CONFIG, position="relative"))
 APPLY = jax.jit(MODEL.apply)
 
@@ -47,16 +48,16 @@ def with_biases(params: hk.Params) -> hk.Params:
     return {module: {name: drawn(name, leaf) for name, leaf in leaves.items()} for module, leaves in params.items()}
 
 
-@pytest.mark.parametrize("transformed", [MODEL, RELATIVE], ids=["rotary", "relative"])
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, position="relative"), ROUNDS])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 6])
-def test_a_cache_in_chunks_gives_what_the_whole_stream_gives(transformed, chunk):
+def test_a_cache_in_chunks_gives_what_the_whole_stream_gives(config, chunk):
     """The cache has room for one window of 4 ticks of 3 tokens and a chunk, and is gone through at least twice."""
-    x, place = stream()
+    transformed, (x, place) = model(config), stream()
     params, apply = with_biases(jax.jit(transformed.init)(jax.random.key(0), x, place)), jax.jit(transformed.apply)
     whole, _ = apply(params, x, place)
     # A chunk is written before it is read: without more room, its last tokens overwrite what its first ones still see.
     slots = SLOTS + chunk - 1
-    cache, parts = empty_cache(CONFIG, slots), []
+    cache, parts = empty_cache(config, slots), []
     for start in range(0, TOKENS, chunk):
         at = np.arange(start, start + chunk)
         out, cache = apply(params, x[at], Place(*(part[at] for part in place)), cache, at % slots)
@@ -74,13 +75,29 @@ def test_a_cache_too_small_by_one_is_seen(params):
     assert np.abs(np.concatenate(parts) - whole).max() > 1e-3
 
 
-def test_layers_reach_as_far_as_their_windows_add_up(params):
+@pytest.mark.parametrize("config", [CONFIG, ROUNDS], ids=["one round", "three rounds"])
+def test_layers_reach_as_far_as_their_windows_add_up(params, config):
     x, place = stream()
-    slope = jax.jit(jax.jacrev(lambda x: MODEL.apply(params, x, place)[0][-1].sum()))(x)
+    slope = jax.jit(jax.jacrev(lambda x: model(config).apply(params, x, place)[0][-1].sum()))(x)
     ticks = place.time[np.flatnonzero(np.any(np.asarray(slope) != 0, axis=-1))]
-    reach = CONFIG.layers * (CONFIG.window - 1)
+    reach = min(config.depth * (config.window - 1), TOKENS // A_TICK - 1)
     assert ticks.min() == place.time[-1] - reach
     assert np.array_equal(np.unique(ticks), np.arange(ticks.min(), place.time[-1] + 1))
+
+
+def test_rounds_go_through_the_same_layers_again(params):
+    """Written out: what leaves the layers, brought to size 1, and what entered at first, enter them again."""
+    x, place = stream()
+    again = jax.jit(model(ROUNDS).init)(jax.random.key(0), x, place)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+    def one_round(x: np.ndarray) -> np.ndarray:
+        # The last norm's scale is 1: without it, what left the layers differs by its size alone.
+        return np.asarray(APPLY(params, x, place)[0])
+
+    second = one_round(one_round(x) + x)
+    np.testing.assert_allclose(jax.jit(model(ROUNDS).apply)(params, x, place)[0], one_round(second + x), atol=1e-4)
+    assert np.abs(second - one_round(second + x)).max() > 1e-2
 
 
 @pytest.mark.parametrize("transformed", [MODEL, RELATIVE], ids=["rotary", "relative"])

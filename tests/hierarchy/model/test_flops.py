@@ -42,9 +42,11 @@ CASES = [
         ("demo", "patrol", "relative"),
         ("demo", "reacher_easy", "at_once"),
         ("text", "text", "at_once"),
+        ("demo", "patrol", "rounds"),
     )
 ]
 KINDS = {
+    "rounds": lambda config: dataclasses.replace(config, planner=dataclasses.replace(config.planner, layers=2, rounds=2)),
     "at_once": lambda config: config,
     "quantised": lambda config: dataclasses.replace(config, plan_levels=(5,)),
     "relative": relative,

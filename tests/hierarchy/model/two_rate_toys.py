@@ -114,6 +114,7 @@ KINDS = {
     "quantised": Kind(toy_layout(), dataclasses.replace(MODEL, plan_levels=(3, 4))),
     "relative": Kind(with_signs(toy_layout(elements=2)), relative(MODEL)),
     "experts": Kind(with_signs(toy_layout(elements=2)), dataclasses.replace(MODEL, planner=EXPERTS)),
+    "rounds": Kind(toy_layout(elements=2), dataclasses.replace(MODEL, planner=dataclasses.replace(PLANNER, rounds=3))),
     "single_rate": Kind(toy_layout(elements=2, planner=False), ALONE),
     "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), ALONE, ticks=32),
     "chunked": Kind(ahead(toy_layout(elements=2), 0, CHUNK), ALONE),
