@@ -28,24 +28,21 @@ from rich.progress import Progress, TimeRemainingColumn
 from experiments import ways_to_tick
 from experiments.latency_tables import show
 from experiments.train import cache_compilations
-from experiments.ways_to_tick import SHAPES, Model, OneCall, Point, Way, of_parameters, sized
+from experiments.turns import in_turns, interleave, p50, p99, paced, quickest
+from experiments.ways_to_tick import SHAPES, Model, Point, Way, of_parameters, sized
 from hierarchy.control import priority
 from hierarchy.control.acting import Precision
 from hierarchy.control.agent import Agent
 from hierarchy.control.awake import Awake
-from hierarchy.control.clock import Clock
-from hierarchy.control.real_time import SPARE
 from hierarchy.model.flops import Pass, flops_per_tick, parameters, tick_passes
 from hierarchy.timeline import periodic
 
 Part = Literal["ways", "paced", "precision", "fit", "single", "soak"]
-Timed = dict[str, np.ndarray]
-"""Milliseconds of every call, by way."""
 OURS, AT_ONCE = "one call a tick", "one pass for all action tokens"
 SINGLE, FAR = "one model of the same size", "read as much as one model"
 TOTALS = ("20M", "100M")
-AGREE_FROM, TIMED_FROM = 1000, 2000
-"""First ticks of what is compared and of what is timed: what caches hold of earlier ones is out of their windows."""
+AGREE_FROM = 1000
+"""First tick of what is compared: what caches hold of earlier ones is out of their windows."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 RESIDENT = Path("/proc/self/statm")
 TURNS = 60
@@ -88,51 +85,6 @@ class LatencyConfig:
             sized(size, self.point.window)
 
 
-def interleave(ways: dict[str, Callable[[int], Any]], seconds: float, what: str, rounds: int = 20) -> Timed:
-    """Returns how long calls took, `seconds` of them a way, in turns, so that what disturbs the machine disturbs all ways."""
-    return {name: np.concatenate(turns) for name, turns in in_turns(ways, seconds, what, rounds).items()}
-
-
-def in_turns(ways: dict[str, Callable[[int], Any]], seconds: float, what: str, rounds: int) -> dict[str, list[np.ndarray]]:
-    """Returns the same, turn by turn; a way whose calls are longer than its turns has turns without one.
-
-    The first two calls of a turn are left out where it has more than ten: another way's data fills the processor's caches.
-    """
-    taken: dict[str, list[np.ndarray]] = {name: [] for name in ways}
-    ticks, spent = dict.fromkeys(ways, TIMED_FROM), dict.fromkeys(ways, 0.0)
-    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), transient=True) as progress:
-        task = progress.add_task(what, total=rounds)
-        for turn in range(rounds):
-            for name, way in ways.items():
-                own = []
-                while spent[name] < seconds * (turn + 1) / rounds:
-                    began = time.perf_counter()
-                    way(ticks[name])
-                    own.append(time.perf_counter() - began)
-                    ticks[name], spent[name] = ticks[name] + 1, spent[name] + own[-1]
-                taken[name].append(1e3 * np.array(own[2:] if len(own) > 10 else own))
-            progress.advance(task)
-    return taken
-
-
-def paced(ways: dict[str, OneCall], hz: float, seconds: float, rehearsed: bool = False) -> Timed:
-    """Returns how long ticks took that came `hz` times a second, a second of each way in turn. rehearsed: the last tick is gone
-    through once more before each, where there is time for it, as an agent in real time may do."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    clock, each = Clock(1 / hz), max(int(hz), 1)
-    for turn in range(max(round(seconds), 1)):
-        for name, way in ways.items():
-            clock.start(time.monotonic_ns() + round(1e9 / hz))
-            for n in range(each):
-                if rehearsed and taken[name] and clock.approach(n, round(SPARE * 1e9 * taken[name][-1])):
-                    way.rehearse(each * turn + n)
-                clock.wait(n)
-                began = time.perf_counter()
-                way(each * turn + n)
-                taken[name].append(time.perf_counter() - began)
-    return {name: 1e3 * np.array(times) for name, times in taken.items()}
-
-
 FLOPS = 2 * 512**3
 """Of one call of `multiplying`."""
 
@@ -142,23 +94,13 @@ def multiplying() -> Callable[[int], Any]:
     a, b = np.random.default_rng(0).standard_normal((2, 512, 512), np.float32)
     place = jax.device_put(a)
     product = jax.jit(lambda x: x @ x).lower(place).compile()
-    return min([lambda _: a @ b, lambda _: np.asarray(product(place))], key=_quickest)
+    return min([lambda _: a @ b, lambda _: np.asarray(product(place))], key=quickest)
 
 
 def reading(size: int) -> Callable[[int], Any]:
     """Returns the quickest way here to read `size` bytes, again and again: as much as that fits into some cache, or does not."""
     data = np.random.default_rng(0).standard_normal(size // 4, np.float32)
-    return min([lambda _: data.max(), lambda _: data.sum(), lambda _: data @ data], key=_quickest)
-
-
-def _quickest(way: Callable[[int], Any]) -> float:
-    """Returns the least time of a few calls, s."""
-    times = []
-    for _ in range(20):
-        began = time.perf_counter()
-        way(0)
-        times.append(time.perf_counter() - began)
-    return min(times)
+    return min([lambda _: data.max(), lambda _: data.sum(), lambda _: data @ data], key=quickest)
 
 
 def floor_ms(passes: Sequence[Pass], rate: float, bandwidth: float) -> float:
@@ -172,16 +114,6 @@ def floor_ms(passes: Sequence[Pass], rate: float, bandwidth: float) -> float:
 def passes_of(model: Model, whole: bool = True) -> list[Pass]:
     """Returns the passes of a model's tick; whole: of every token through every layer, whether its output is asked for or not."""
     return tick_passes(model.network.config, model.schema, model.layout, whole)
-
-
-def p50(times: np.ndarray) -> float:
-    """Returns the median."""
-    return float(np.percentile(times, 50))
-
-
-def p99(times: np.ndarray) -> float:
-    """Returns the 99th percentile."""
-    return float(np.percentile(times, 99))
 
 
 def torch_ways(model: Model, at_once: Model, notes: list[str]) -> dict[str, Way]:
@@ -287,7 +219,7 @@ def measure_paced(config: LatencyConfig, models: tuple[Model, Model], notes: lis
     where caches have gone cold in between."""
     ways = {name: ways_to_tick.one_call_a_tick(model) for name, model in zip((OURS, AT_ONCE), models)}
     for way in ways.values():
-        _quickest(way)
+        quickest(way)
     with Awake(priority.cores()[-1:]) as awake:
         # In short turns, so that what disturbs the machine disturbs both.
         turns = [(how, paced(ways, config.hz, 1.0, how)) for _ in range(round(2 * config.seconds)) for how in (True, False)]
@@ -323,7 +255,7 @@ def measure_fit(config: LatencyConfig) -> dict[str, Any]:
     def controller(size: str) -> np.ndarray:
         planner = sized("0.5M", config.point.window)
         way = ways_to_tick.one_call_a_tick(ways_to_tick.two_rate(config.point, planner, sized(size, config.point.window)))
-        if (least := 1e3 * _quickest(way)) > period:
+        if (least := 1e3 * quickest(way)) > period:
             return np.array([least])
         return paced({size: way}, config.hz, 3)[size]
 

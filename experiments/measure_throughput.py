@@ -25,10 +25,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.measure_latency import interleave, p50
 from experiments.record import RecordConfig, record_source
 from experiments.stages import processor
 from experiments.train import Mix, Run, TrainConfig, assemble, cache_compilations
+from experiments.turns import interleave, p50
 from hierarchy.batch import Batch
 from hierarchy.corpus.mixture import Loader
 from hierarchy.corpus.outline import TAKEN, outline

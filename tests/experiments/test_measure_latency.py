@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import measure_latency, ways_to_tick
-from experiments.measure_latency import AT_ONCE, OURS, LatencyConfig, _largest, agree, floor_ms, interleave, paced
+from experiments.measure_latency import AT_ONCE, OURS, LatencyConfig, _largest, agree, floor_ms
+from experiments.turns import TIMED_FROM, interleave, paced
 from experiments.ways_to_tick import SHAPES, Point, of_parameters, sized
 from hierarchy.model.flops import Pass, parameters
 from modules.transformer import TransformerConfig
@@ -86,7 +87,7 @@ def test_ways_take_turns():
     timed = interleave({name: way(name) for name in "ab"}, 0.2, "calls", rounds=5)
     turns = "".join(name for name, _ in calls)
     assert len([1 for one, other in itertools.pairwise(turns) if one != other]) >= 5
-    assert [tick for name, tick in calls if name == "a"] == [measure_latency.TIMED_FROM + i for i in range(turns.count("a"))]
+    assert [tick for name, tick in calls if name == "a"] == [TIMED_FROM + i for i in range(turns.count("a"))]
     assert {*timed} == {*"ab"}
 
 
