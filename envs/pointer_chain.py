@@ -20,7 +20,7 @@ class Rules:
     """chains: how many there are. length: nodes of each, its end counted. ticks: starts of an episode. tick_s: s a tick."""
 
     chains: int = 3
-    length: int = 8
+    length: int = 6
     ticks: int = 8
     tick_s: float = 0.04
 

@@ -138,12 +138,12 @@ BENCH = {
     "pointer_chain": Layout(
         "pointer_chain",
         planner=(
-            Field("links", Discrete(24), 24, spoken=True),
-            Field("start", Discrete(24)),
+            Field("links", Discrete(18), 18, spoken=True),
+            Field("start", Discrete(18)),
         ),
         controller=(Field("clock", Bounded((0.0,), (1.0,))),),
-        action=Field("action", Discrete(24)),
-        sub_goal=Field("sub_goal", Discrete(24)),
+        action=Field("action", Discrete(18)),
+        sub_goal=Field("sub_goal", Discrete(18)),
     ),
     "relayed_goal": Layout(
         "relayed_goal",

@@ -22,13 +22,19 @@ def found(at: dict[tuple[int, int], float], config: RecursionConfig) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("eight", "sixteen", "gained", "kept"),
-    [(71.0, 70.0, True, True), (69.0, 70.0, False, True), (90.0, 80.0, True, False)],
+    ("once", "eight", "sixteen", "holds"),
+    [
+        (30.0, 71.0, 70.0, [True, True, True]),
+        (30.0, 69.0, 70.0, [True, False, True]),
+        (55.0, 74.0, 73.0, [False, True, True]),
+        (30.0, 90.0, 80.0, [True, True, False]),
+    ],
 )
-def test_more_rounds_are_to_be_better_and_more_than_were_trained_with_no_worse(eight, sixteen, gained, kept):
+def test_more_rounds_are_to_be_better_and_more_than_were_trained_with_no_worse(once, eight, sixteen, holds):
+    """once: of weights trained with eight rounds, used with one."""
     config = RecursionConfig()
-    judged = verdicts(found({(1, 1): 50.0, (8, 8): eight, (8, 16): sixteen}, config), config)
-    assert [holds for _, _, holds in judged.values()] == [gained, kept]
+    judged = verdicts(found({(1, 1): 50.0, (8, 1): once, (8, 8): eight, (8, 16): sixteen}, config), config)
+    assert [held for _, _, held in judged.values()] == holds
 
 
 def test_rounds_that_cannot_be_compared_are_refused():
