@@ -168,9 +168,8 @@ def draw(found: dict, config: RecursionConfig, path: Path) -> None:
 
 def tabulated(found: dict, config: RecursionConfig, times: dict[int, tuple[float, float]]) -> Table:
     """Returns the percentages by hops, and times."""
-    table = Table(
-        "trained with", "used with", *(f"{hops} hops" for hops in range(RULES.hops + 1)), "update and tick, ms", "tick, ms"
-    )
+    hops = [f"{each} hops" for each in range(RULES.hops + 1)]
+    table = Table("trained with", "used with", *hops, "all", "update and tick, ms", "tick, ms")
     for rounds in config.trained:
         for used in config.used:
             values = [pooled(found, config, rounds, used, each).mean() for each in (*range(RULES.hops + 1), None)]
