@@ -116,6 +116,8 @@ def check(config: RealTimeConfig) -> None:
         raise ValueError(f"harm {config.harm} with planner {config.planner!r}: it is for one in a process of its own")
     if config.planner == "loop" and (config.duty is not None or config.late_share):
         raise ValueError("planner 'loop' is waited for: a duty and late plans are for one beside the controller")
+    if config.rehearse and config.planner != "process":
+        raise ValueError(f"rehearse with planner {config.planner!r}: the two would wait for each other")
     _ = config.pace
 
 
@@ -206,8 +208,7 @@ class Run:
             stamp=(lambda: environment.stamped) if isinstance(environment, Driven) else None,
             due=(lambda: environment.due) if isinstance(environment, Driven) and self.clock.paced else None,
             within=self.within,
-            # Threads that share an interpreter, and a planner in this loop, would be waited for by each other.
-            rehearse=config.rehearse and config.planner == "process",
+            rehearse=config.rehearse,
         )
         self.horizon = horizon
         self.episodes: list[Episode] = []

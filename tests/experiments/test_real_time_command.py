@@ -153,6 +153,7 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, capsys):
             "harm 3 with planner 'thread': it is for one in a process of its own",
         ),
         (["--duty", 0.5, "--planner", "loop"], "planner 'loop' is waited for"),
+        (["--rehearse", "--planner", "thread"], "rehearse with planner 'thread': the two would wait for each other"),
         (["--late-share", 0.5], "a share of 0.5 of plans held back by up to 0 s"),
         (["--ratio", 0], "ratio 0 is at least 1"),
     ]:
