@@ -209,7 +209,7 @@ def examine(config: CompileConfig, chip: Chip, devices: list[Any], mesh: MeshCon
     """Returns all figures of one mesh."""
     model, schema = model_of(config)
     network, packing, spread = build(model, schema), packing_of(config), spread_over(mesh, devices)
-    _, like = spread_state(network, LearnerConfig(), spread)
+    _, like = spread_state(network, LearnerConfig(), spread, config.compute)
     held = jax.tree.map(lambda leaf: leaf.sharding, like)
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     row: dict[str, Any] = {

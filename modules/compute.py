@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from modules.stacking import ANY, LAYERS
+
 Remat = Literal["none", "dots", "full"]
 
 
@@ -85,6 +87,8 @@ class Spread(NamedTuple):
 
     def dimensions(self, path: str, rank: int) -> Dimensions:
         """Returns the names of a parameter's dimensions."""
+        if LAYERS in path:
+            return None, *self.dimensions(path.replace(ANY, "_0"), rank - 1)
         names = next(names for pattern, names in self.parameters if re.search(pattern + "$", path))
         return names if names is not None and len(names) == rank else (None,) * rank
 
@@ -207,7 +211,7 @@ def lowered(params: hk.Params) -> hk.Params:
 
     def lower(module: str, name: str, leaf: jax.Array) -> jax.Array:
         if "/layer_" in module:
-            return leaf.astype(compute.dtype) if leaf.ndim > 1 else leaf
+            return leaf.astype(compute.dtype) if leaf.ndim > 1 + (LAYERS in module) else leaf
         table = spread is None or name == "names"
         return leaf if table else gathered(leaf, spread.dimensions(f"{module}/{name}", leaf.ndim))
 

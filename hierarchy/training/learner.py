@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,6 +15,7 @@ from hierarchy.model.network import Network
 from hierarchy.training.losses import LossWeights, Metrics, joint_loss, plan_use
 from hierarchy.training.sharding import batch_sharding, state_shardings, whole
 from modules.compute import Compute, Spread, computing, laid, lowered
+from modules.stacking import LAYERS, by_layer, stacked
 
 PlannerLearns = Literal["joint", "detached", "frozen"]
 
@@ -88,18 +88,29 @@ def optimizer(config: LearnerConfig) -> optax.GradientTransformation:
     )
 
 
-def initial_state(network: Network, config: LearnerConfig) -> TrainState:
-    """Returns the state before the first step, a function of the seed."""
+def initial_state(network: Network, config: LearnerConfig, compute: Compute | None = None) -> TrainState:
+    """Returns the state before the first step, a function of the seed; with its layers stacked, where they run in a loop."""
     params = network.init(jax.random.key(config.seed))
+    params = stacked(params) if compute is not None and compute.scan else params
     return TrainState(params, optimizer(config).init(params), jnp.zeros((), jnp.int32))
 
 
-def spread_state(network: Network, config: LearnerConfig, spread: Spread) -> tuple[Callable[[], TrainState], TrainState]:
+def spread_state(
+    network: Network, config: LearnerConfig, spread: Spread, compute: Compute | None = None
+) -> tuple[Callable[[], TrainState], TrainState]:
     """Returns what makes the initial state, each device its own part, and the shapes of a state with their shardings."""
-    shapes = jax.eval_shape(lambda: initial_state(network, config))
+    shapes = jax.eval_shape(lambda: initial_state(network, config, compute))
     held = state_shardings(spread, shapes)
     like = jax.tree.map(lambda leaf, how: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=how), shapes, held)
-    return jax.jit(lambda: initial_state(network, config), out_shardings=held), like
+    return jax.jit(lambda: initial_state(network, config, compute), out_shardings=held), like
+
+
+def arranged(state: TrainState, like: TrainState) -> TrainState:
+    """Returns a state with its layers stacked, or one by one, and divided, as those of `like` (a state, or its shapes) are."""
+    if jax.tree.structure(state) == jax.tree.structure(like):
+        return state
+    held = jax.tree.map(lambda leaf: leaf.sharding, like) if jax.tree.leaves(like)[0].sharding else None
+    return jax.jit(stacked if len(like.params) < len(state.params) else by_layer, out_shardings=held)(state)
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -114,17 +125,18 @@ def make_step(
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were; `metrics["finite"]` says so.
     compute, spread: how it is computed, and over which devices; state and batch are divided as `hierarchy.training.sharding`
-        says.
+        says, and the state's layers are stacked where they run in a loop (see `initial_state`).
     """
     update = optimizer(config).update
-    held = None if spread is None else state_shardings(spread, jax.eval_shape(lambda: initial_state(network, config)))
-    frozen, scanned = config.planner == "frozen" and weights == config.weights, compute is not None and compute.scan
+    held = None if spread is None else spread_state(network, config, spread, compute)[1]
+    held = jax.tree.map(lambda leaf: leaf.sharding, held)
+    frozen = config.planner == "frozen" and weights == config.weights
     taught = detached(network) if config.planner == "detached" else network
 
     def loss(params: hk.Params, batch: Batch) -> tuple[jax.Array, Metrics]:
         if frozen:
             params = params | jax.lax.stop_gradient(planner_of(params))
-        return joint_loss(taught, lowered(params), batch, weights, 1 / config.accumulate)
+        return joint_loss(taught, by_layer(lowered(params)), batch, weights, 1 / config.accumulate)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with computing(compute or Compute(), spread):
@@ -132,73 +144,21 @@ def make_step(
         if held is not None:
             # Each device sums its own part of the gradient, and updates no other.
             gradient = jax.lax.with_sharding_constraint(gradient, held.params)
-        parts = gradient, state.params, state.optimizer
-        gradient, params, moments = stacked(parts) if scanned else parts
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
-        updates, moved_moments = update(gradient, moments, params)
-        moved = optax.apply_updates(params, updates)
+        updates, moments = update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
         if frozen:
             # Without a gradient, momentum and weight decay would still move them.
-            moved = moved | planner_of(params)
-        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (moved, moved_moments), (params, moments))
-        params, moments = unstacked(after, state.params) if scanned else after
+            params = params | planner_of(state.params)
+        before = state.params, state.optimizer
+        params, moments = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, moments), before)
         metrics |= {"gradient_norm": norm, "finite": finite, "rate": rate(config)(state.step)}
         return TrainState(params, moments, state.step + finite), metrics
 
     if spread is None:
         return jax.jit(step, donate_argnums=0)
     return jax.jit(step, donate_argnums=0, in_shardings=(held, batch_sharding(spread)), out_shardings=(held, whole(spread)))
-
-
-LAYERS = "layer_*"
-"""What stands for a layer's number in the name of what all layers have."""
-
-
-def kind_of(module: str) -> tuple[str, int]:
-    """Returns a module's name with the number of its layer left out, and that number; 0 where it stands in no layer."""
-    found = re.search(r"/layer_(\d+)", module)
-    if found is None:
-        return module, 0
-    return f"{module[: found.start()]}/{LAYERS}" + re.sub(rf"_{found[1]}(?=/|$)", "_*", module[found.end() :]), int(found[1])
-
-
-def stacked(tree: Any) -> Any:
-    """Returns trees of parameters, or of what an optimiser keeps of each, with what all layers have as one array [layers, ...].
-
-    An optimiser treats them alike, and hundreds of small updates would take longer to compile than all the rest of a step.
-    """
-
-    def stack(params: hk.Params) -> hk.Params:
-        kinds: dict[str, list[str]] = {}
-        for module in sorted(params, key=lambda name: kind_of(name)[1]):
-            kinds.setdefault(kind_of(module)[0], []).append(module)
-        return {
-            kind: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[module] for module in modules))
-            if LAYERS in kind
-            else params[kind]
-            for kind, modules in kinds.items()
-        }
-
-    return jax.tree.map(lambda each: stack(each) if is_params(each) else each, tree, is_leaf=is_params)
-
-
-def unstacked(tree: Any, like: hk.Params) -> Any:
-    """Returns what `stacked` was given. like: the parameters."""
-
-    def unstack(kinds: hk.Params) -> hk.Params:
-        found = {module: kind_of(module) for module in like}
-        return {
-            module: jax.tree.map(lambda leaf, number=number: leaf[number], kinds[kind]) if LAYERS in kind else kinds[kind]
-            for module, (kind, number) in found.items()
-        }
-
-    return jax.tree.map(lambda each: unstack(each) if is_params(each) else each, tree, is_leaf=is_params)
-
-
-def is_params(node: Any) -> bool:
-    """Whether a node of a tree is a tree of parameters."""
-    return isinstance(node, dict)
 
 
 def accumulated(
@@ -253,11 +213,12 @@ def make_measure(
 
     def measure(params: hk.Params, batch: Batch) -> Metrics:
         with computing(compute, spread):
-            return plan_use(network, lowered(params), batch)
+            return plan_use(network, by_layer(lowered(params)), batch)
 
     if spread is None:
         return jax.jit(measure)
-    held = state_shardings(spread, jax.eval_shape(network.init, jax.random.key(0)))
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    held = state_shardings(spread, jax.eval_shape(stacked, shapes) if compute.scan else shapes)
     return jax.jit(measure, in_shardings=(held, batch_sharding(spread)), out_shardings=whole(spread))
 
 

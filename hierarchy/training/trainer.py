@@ -22,6 +22,7 @@ from hierarchy.training.hosts import anyone, divided, lost_hosts_named, placed
 from hierarchy.training.learner import (
     LearnerConfig,
     TrainState,
+    arranged,
     initial_state,
     make_measure,
     make_step,
@@ -70,7 +71,8 @@ def train(
     with loaders of their own rows; the first of them writes what is not the parameters.
 
     Args:
-        compute, spread: how steps are computed, and over which devices (see `make_step`); neither is part of a checkpoint.
+        compute, spread: how steps are computed, and over which devices (see `make_step`); neither is part of a checkpoint,
+            which holds every layer by itself.
 
     Raises:
         Interrupted: on SIGINT or SIGTERM, after saving.
@@ -81,12 +83,12 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     manager = open_manager(folder / "checkpoints", background=spread is not None)
     if spread is None:
-        initial = functools.partial(initial_state, network, learner)
-        like = jax.eval_shape(initial)
+        initial = functools.partial(initial_state, network, learner, compute)
+        like, kept = jax.eval_shape(initial), jax.eval_shape(functools.partial(initial_state, network, learner))
     else:
-        initial, like = spread_state(network, learner, spread)
-    state = restore(manager, like)
-    state = initial() if state is None else state
+        (initial, like), (_, kept) = (spread_state(network, learner, spread, how) for how in (compute, None))
+    state = restore(manager, kept)
+    state = initial() if state is None else arranged(state, like)
     both = {step_weights(learner, 0), learner.weights}
     steps = {weights: make_step(network, learner, weights, compute, spread) for weights in both}
     measure = make_measure(network, compute, spread)
@@ -106,7 +108,7 @@ def train(
             waited = time.perf_counter() - began
             state, metrics = steps[step_weights(learner, number)](state, placed(batch, spread))
             if not bool(metrics["finite"]):
-                save(manager, state)
+                save(manager, arranged(state, kept))
                 raise NotFinite(
                     f"step {number}: loss {float(metrics['loss'])}, gradient norm {float(metrics['gradient_norm'])}; parameters "
                     f"are those before it, its batch is in {save_batch(folder, number, batch)}"
@@ -121,11 +123,12 @@ def train(
             due = time.monotonic() - saved_at > trainer.checkpoint_every_s
             now = anyone({"stop": stop.is_set, "save": due or stop.is_set})
             if now["save"]:
-                save(manager, state, wait=spread is None or now["stop"])
+                save(manager, arranged(state, kept), wait=spread is None or now["stop"])
                 saved_at = time.monotonic()
             if now["stop"]:
                 by = stop.name or "another host"
                 raise Interrupted(f"stopped by {by} after step {number}; the same command goes on from there")
+        state = arranged(state, kept)
         save(manager, state)
     return state
 

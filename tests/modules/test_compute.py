@@ -9,9 +9,10 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from hierarchy.batch import Targets
-from hierarchy.training.learner import LearnerConfig, initial_state, make_step, optimizer, shared, stacked, unstacked
+from hierarchy.training.learner import LearnerConfig, initial_state, make_step, optimizer, shared
 from hierarchy.training.losses import LossWeights, joint_loss
 from modules.compute import Compute, LayerNames, Spread, computing, lowered, partition
+from modules.stacking import by_layer, stacked
 from tests.hierarchy.model.two_rate_toys import toy
 from tests.hierarchy.training.spread_job import example
 
@@ -124,9 +125,9 @@ def test_an_optimiser_treats_layers_that_stand_together_as_it_does_each():
     update, state = optimizer(LearnerConfig(rate_warm_up=0)).update, optimizer(LearnerConfig()).init(params)
     alone, _ = update(params, state, params)
     moved, _ = update(together, stacked(state), together)
-    assert_close(unstacked(moved, params), alone, 1e-7)
+    assert_close(by_layer(moved), alone, 1e-7)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(alone)) > 1e-4
-    jax.tree.map(np.testing.assert_array_equal, unstacked(stacked(state), params), state)
+    jax.tree.map(np.testing.assert_array_equal, by_layer(stacked(state)), state)
 
 
 def test_shares_of_every_head_add_up_to_one_and_actions_are_one_head():

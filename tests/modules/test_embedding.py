@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from modules.embedding import TokenEmbedding, bin_features, log_features
+from modules.embedding import TokenEmbedding, bin_features, log_features, product_by_field, sum_of_products
 
 NAMES, BINS, FIELDS, WIDTH = 10, 64, 7, 12
 SEPARATOR = NAMES + BINS
@@ -46,6 +46,22 @@ def test_many_tokens_at_once_are_embedded_as_each_alone(apply):
     row, field = tokens(20)
     alone = np.concatenate([apply(row[i : i + 1], field[i : i + 1]) for i in range(20)])
     np.testing.assert_allclose(apply(row, field), alone, atol=1e-5)
+
+
+def test_a_tpu_and_others_embed_alike():
+    """Only one of the two is ever run by the tests of anything else."""
+    row, field = tokens(200)
+    rng = np.random.default_rng(1)
+    table, matrix, weight = (rng.normal(size=size).astype(np.float32) for size in ((SEPARATOR + 1, 5), (FIELDS, 5, 3), (200, 3)))
+    table[:, 0] = 1.0
+
+    def graded(way):
+        return jax.value_and_grad(lambda matrix: jnp.sum(weight * way(row, field, table, matrix)))(matrix)
+
+    (one, slope), (other, other_slope) = graded(sum_of_products), graded(product_by_field)
+    assert abs(float(other)) > 1
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    np.testing.assert_allclose(slope, other_slope, atol=1e-4)
 
 
 def test_a_token_is_the_scaled_sum_of_its_atoms(apply):

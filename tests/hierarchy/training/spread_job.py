@@ -15,6 +15,7 @@ from hierarchy.timeline import periodic
 from hierarchy.training.learner import LearnerConfig, TrainState, initial_state, make_step, spread_state
 from hierarchy.training.sharding import MeshConfig, bytes_a_device, spread_over
 from modules.compute import Compute
+from modules.stacking import by_layer
 from tests.hierarchy.model.two_rate_toys import Toy, packed, segments, toy, windows, world
 
 STEPS, ROWS = 3, 8
@@ -51,10 +52,10 @@ def main(kind: str, attention: str, meshes: list[str]) -> None:
         halves = ROWS % (2 * mesh.data * mesh.fsdp) == 0 and kind != "experts"
         parts = dataclasses.replace(config, accumulate=2 if halves else 1)
         spread = spread_over(mesh, jax.devices()[: mesh.devices])
-        initial, like = spread_state(made.network, config, spread)
+        initial, like = spread_state(made.network, config, spread, compute)
         held = bytes_a_device(jax.tree.map(lambda leaf: leaf.sharding, like), like)
         losses, state = run(make_step(made.network, parts, config.weights, compute, spread), initial(), batch)
-        pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(reference.params), strict=True)
+        pairs = zip(jax.tree.leaves(by_layer(state.params)), jax.tree.leaves(reference.params), strict=True)
         found[name] = {
             "loss": max(abs(a / b - 1) for a, b in zip(losses, alone, strict=True)),
             "moved": abs(alone[-1] / alone[0] - 1),

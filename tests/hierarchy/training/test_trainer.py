@@ -107,6 +107,20 @@ def test_stopped_by_a_signal_and_resumed_is_uninterrupted(last, debug_run, tmp_p
     assert lines(tmp_path) == uninterrupted[1]
 
 
+def test_layers_in_a_loop_are_kept_one_by_one_and_resumed(debug_run, tmp_path, monkeypatch):
+    """A step that runs layers in a loop holds them stacked; its checkpoints are those of any other run."""
+    config = config_of(debug_run, tmp_path / "cut")
+    config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, scan=True))
+    whole = command.train_run(dataclasses.replace(config, out=tmp_path / "whole"))
+    like = jax.eval_shape(lambda: initial_state(command.assemble(config).network, config.learner))
+    stopped_after(config, 4, monkeypatch)
+    middle = restore(open_manager(tmp_path / "cut" / "checkpoints"), like)
+    assert int(middle.step) == 5
+    assert jax.tree.structure(middle) == jax.tree.structure(like)
+    assert_same(command.train_run(config), whole)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
 def test_a_loader_that_starts_again_from_the_first_batch_is_noticed(debug_run, tmp_path, uninterrupted, monkeypatch):
     config = config_of(debug_run, tmp_path)
     stopped_after(config, 4, monkeypatch)
