@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from hierarchy.layout import BINS, Schema, planner_name
 from hierarchy.model.config import ModelConfig, Sizes, sizes
-from modules.attention import KeyValues, attend_own, linear, normed, pick, split_heads
+from modules.attention import KeyValues, attend_own, attend_picked, linear, normed, pick, split_heads
 from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
 from modules.patches import PatchEmbedding
@@ -241,7 +241,8 @@ def what_a_plan_adds(
 
     def cross_attention(layer: KeyValues, x: jax.Array, i: int) -> jax.Array:
         query = split_heads(linear(reader.width, f"plan_query_{i}")(normed(f"norm_plan_{i}", x)), reader.heads)
-        return linear(reader.width, f"plan_out_{i}")(attend_own(query, own_entries(layer, index)))
+        mixed = attend_own(query, layer) if index is None else attend_picked(query, layer, index)
+        return linear(reader.width, f"plan_out_{i}")(mixed)
 
     return film if config.plan_read == "film" else cross_attention
 
