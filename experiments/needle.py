@@ -31,7 +31,7 @@ from envs import needle
 from envs.loop import run
 from envs.needle import Needle, Rules, course
 from experiments.evaluate import FIRST_SEED, Trained, load
-from experiments.figures import STYLE
+from experiments.figures import INK, ORANGE, STYLE
 from experiments.record import LICENCE
 from experiments.stages import Pace, steps_in
 from experiments.statistics import CONFIDENCE
@@ -286,7 +286,8 @@ def verdicts(found: list[Cell], config: NeedleConfig) -> dict[str, tuple[float, 
 
 
 def draw(found: list[Cell], config: NeedleConfig, path: Path) -> None:
-    """Writes the picture: length across, depth down, a panel for each number of needles and agent."""
+    """Writes the picture: length across, depth down, a panel for each number of needles and agent; what is right of the dashed
+    line is longer than any training episode."""
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure((9.3, 6.6), layout="constrained")
         panels = figure.subplots(len(AGENTS), len(config.needles), sharex=True, sharey=True, squeeze=False)
@@ -296,13 +297,14 @@ def draw(found: list[Cell], config: NeedleConfig, path: Path) -> None:
                 for cell in found:
                     if (cell.agent, cell.needles) == (agent, many):
                         grid[cell.depth, config.lengths.index(cell.ticks)] = cell.right
-                shown = axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
+                shown = axes.imshow(grid, cmap="Blues", vmin=0, vmax=100, aspect="auto")
                 for (row, column), value in np.ndenumerate(grid):
                     if np.isfinite(value):
-                        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8)
+                        colour = "white" if value > 60 else INK
+                        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
                 if agent == "two_rate":
                     trained = sum(ticks <= config.trained for ticks in config.lengths)
-                    axes.axvline(trained - 0.5, color="#1d2733", lw=1.2, ls="--")
+                    axes.axvline(trained - 0.5, color=ORANGE, lw=1.6, ls="--")
                 title = {"two_rate": "two rates", "single_rate": "single rate"}[agent]
                 axes.set_title(f"{title}, {many} needle{'s' * (many > 1)}")
                 axes.set_xticks(range(len(config.lengths)), [str(ticks) for ticks in config.lengths])
