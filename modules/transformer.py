@@ -78,7 +78,6 @@ class TransformerConfig:
                 f"chosen {self.chosen} of {self.experts} experts with feed_forward {self.feed_forward}: choose fewer than "
                 "there are, and a number that divides the halves of feed_forward"
             )
-
         if self.slowest is not None and (self.slowest < 4 or self.position != "rotary"):
             raise ValueError(f"slowest is {self.slowest}, position {self.position!r}: a rotary turn takes at least 4 moments")
         if self.windows and (len(self.windows) != self.layers or min(self.windows) < 1 or max(self.windows) != self.window):
