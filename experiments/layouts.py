@@ -145,6 +145,18 @@ BENCH = {
         action=Field("action", Discrete(18)),
         sub_goal=Field("sub_goal", Discrete(18)),
     ),
+    "needle": Layout(
+        "needle",
+        planner=(
+            Field("mark", Discrete(42)),
+            Field("key", Discrete(41)),
+            Field("value", Discrete(9)),
+            Field("asked", Discrete(41)),
+        ),
+        controller=(Field("clock", Bounded((0.0,), (1.0,))),),
+        action=Field("action", Discrete(9)),
+        sub_goal=Field("sub_goal", Discrete(9)),
+    ),
     "relayed_goal": Layout(
         "relayed_goal",
         planner=(Field("course", Discrete(4)), Field("turn", Discrete(4))),

@@ -14,6 +14,7 @@ from envs import (
     disturbance_rejection,
     documents,
     meta_world,
+    needle,
     patrol_camera,
     patrol_experts,
     pointer_chain,
@@ -28,6 +29,7 @@ from envs.bursty_goal import BurstyGoal
 from envs.cue_recall import CueRecall
 from envs.disturbance_rejection import DisturbanceRejection
 from envs.go_to import GoTo
+from envs.needle import Needle
 from envs.noise import Noise
 from envs.patrol import Patrol
 from envs.patrol_camera import PatrolCamera
@@ -149,6 +151,11 @@ def followed(noisy: bool) -> Expert:
     return pointer_chain.Expert()
 
 
+def remembered(noisy: bool) -> Expert:
+    """Returns the expert of the trajectory needle, which no noise would carry anywhere."""
+    return needle.Expert()
+
+
 def read_seldom(noisy: bool) -> Expert:
     """Returns the expert of the bursty goal: noisy, it sees the goal as seldom and as irregularly as a planner may."""
     return bursty_goal.Reader(ratios=(2, 4, 8, 16, 32), latencies=(0, 2)) if noisy else bursty_goal.Reader()
@@ -185,6 +192,7 @@ TASKS = {
         DisturbanceRejection, pushed, layouts.BENCH["disturbance_rejection"], disturbance_rejection.Rules().ticks
     ),
     "pointer_chain": Task(PointerChain, followed, layouts.BENCH["pointer_chain"], pointer_chain.Rules().ticks),
+    "needle": Task(Needle, remembered, layouts.BENCH["needle"], needle.Rules().whole),
     "relayed_goal": Task(RelayedGoal, relayed, layouts.BENCH["relayed_goal"], relayed_goal.Rules().ticks),
 }
 TASKS |= {name: suite_task(name) for name in layouts.SUITE} | {name: planned_task(name) for name in layouts.PLANNED}

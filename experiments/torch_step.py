@@ -181,6 +181,8 @@ class TorchStep:
         kinds = self._table.pieces, self._table.patch_values, self._table.discrete, self._table.predictions, self._table.lives
         if model.planner is None or model.above or model.plan_read != "film" or model.plan_levels or any(kinds):
             raise ValueError("in PyTorch there is the step of two rates with FiLM, real plans and bounded actions alone")
+        if not model.told_tick or any(own.windows or own.slowest for own in (model.planner, model.controller)):
+            raise ValueError("in PyTorch all layers of a model have its one window, and time enters as it does by default")
         leaves = {name: {part: np.asarray(leaf) for part, leaf in own.items()} for name, own in params.items()}
         self._windows = model.controller.window, model.planner.window
         self._shape = model.plan_vectors, model.plan_width

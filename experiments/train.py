@@ -196,7 +196,7 @@ def single_rate_config(config: ModelConfig, wanted: int, schema: Schema) -> Mode
     brings its non-embedding parameters closest to `wanted`."""
 
     def at(feed_forward: int) -> ModelConfig:
-        one = dataclasses.replace(config.planner, layers=config.planner.layers + 1, feed_forward=feed_forward)
+        one = dataclasses.replace(config.planner, layers=config.planner.layers + 1, feed_forward=feed_forward, windows=())
         return dataclasses.replace(config, planner=None, controller=one)
 
     low, high = (parameters(build(at(size), schema)) for size in (2, 4))
@@ -235,7 +235,7 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
         text_targets=max(mix.controller_tokens, mix.planner_tokens),
         patches=mix.planner_tokens // 2,
         segment_ticks=mix.segment_ticks,
-        lead_in=fast.depth * (fast.window - 1),
+        lead_in=fast.lead_in,
         planner_lead_in=0,
         planner_reread=slow.window // 2 if slow else 1,
         above=tuple(
@@ -352,6 +352,10 @@ NEWER = {
     "shards": 1,
     "accumulate": 1,
     "rounds": 1,
+    "windows": (),
+    "slowest": None,
+    "least_ratio": 1,
+    "told_tick": True,
     "experts": 0,
     "chosen": 2,
     "balance": LossWeights.balance,

@@ -250,7 +250,7 @@ def call_by_call(model: Model, a_token: bool) -> Way:
 
     def way(tick: int) -> np.ndarray:
         nonlocal cache
-        ids, first = observation(tick, size), tick % room.window * size
+        ids, first = observation(tick, size), tick % room.readings * size
         for start in range(0, size, 1 if a_token else size):
             part = slice(start, start + 1 if a_token else size)
             cache, unit = call(weights, cache, told(tick, ids[part], fields[part], start, first + start, True), plan)

@@ -38,13 +38,16 @@ from modules.mixture_of_experts import Experts, Routed
 class TransformerConfig:
     """Sizes of one transformer.
 
-    window: moments (ticks) that a layer reaches back, its own counted; `depth` of them reach depth * (window - 1) + 1.
+    window: moments (ticks) that a layer reaches back, its own counted. windows: the same by layer, where they differ, the longest
+        of them `window`, which is what a cache has to keep; none where all are alike.
     feed_forward: size of the two GEGLU halves together.
     position: how attention knows the time between tokens: by turning half of every query and key ("rotary"), or by a learnt
         projection of the distance in every layer, with biases for content and position ("relative", Transformer-XL, arXiv
         1901.02860). Either way tokens of one moment are told apart by what they are, not by where they stand.
     rounds: how often the layers are gone through, with the same weights each time (Universal Transformers, arXiv 1807.03819).
         No parameter depends on it: weights trained with some rounds can be used with more, or with fewer.
+    slowest: moments in which the slowest of rotary turns goes round; None for four windows. At no more than episodes last in
+        training, all turns have been seen there, however far a window reaches.
     experts: GEGLU blocks in every layer, of which each token goes through `chosen` (see `modules.mixture_of_experts`); 0 for one
         block that all go through. `feed_forward` is the size of all that one token goes through: experts do not change it.
     """
@@ -58,8 +61,11 @@ class TransformerConfig:
     rounds: int = 1
     experts: int = 0
     chosen: int = 2
+    windows: tuple[int, ...] = ()
+    slowest: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "windows", tuple(self.windows))
         if self.position not in ("rotary", "relative"):
             raise ValueError(f"position is {self.position!r}: it is 'rotary' or 'relative'")
         if self.width % (2 * self.heads):
@@ -72,11 +78,28 @@ class TransformerConfig:
                 f"chosen {self.chosen} of {self.experts} experts with feed_forward {self.feed_forward}: choose fewer than "
                 "there are, and a number that divides the halves of feed_forward"
             )
+        if self.slowest is not None and (self.slowest < 4 or self.position != "rotary"):
+            raise ValueError(f"slowest is {self.slowest}, position {self.position!r}: a rotary turn takes at least 4 moments")
+        if self.windows and (len(self.windows) != self.layers or min(self.windows) < 1 or max(self.windows) != self.window):
+            raise ValueError(
+                f"windows {self.windows} of {self.layers} layers, window {self.window}: give one of at least 1 moment a layer, "
+                "the longest of them the window; or none"
+            )
 
     @property
     def depth(self) -> int:
         """How many layers a token goes through, those of all rounds counted."""
         return self.layers * self.rounds
+
+    @property
+    def by_layer(self) -> tuple[int, ...]:
+        """How many moments each of the layers reaches back."""
+        return self.windows or (self.window,) * self.layers
+
+    @property
+    def lead_in(self) -> int:
+        """How many moments before its own an output can depend on, through all layers and rounds."""
+        return self.rounds * sum(window - 1 for window in self.by_layer)
 
 
 class Cache(NamedTuple):
@@ -160,7 +183,7 @@ Time = Turn | Distance
 def time_of(config: TransformerConfig, query: Place, key: Place) -> Time:
     """Returns what attention is told of time, in ticks. Beyond the window a distance is the window's last, and masked."""
     if config.position == "rotary":
-        return Turn(*rotation(query.time, config.width // config.heads, 4 * config.window))
+        return Turn(*rotation(query.time, config.width // config.heads, config.slowest or 4 * config.window))
     between = jnp.clip(query.time[:, None] - key.time[None, :], 0, config.window - 1)
     return Distance(jnp.asarray(distance_waves(config.window, config.width)), between)
 
@@ -276,7 +299,12 @@ class Transformer(hk.Module):
             kept = jax.tree.map(lambda old, one: put(old, jnp.full(ahead[0].count, one), ahead, 0), kept, now)
         more = jax.tree.map(lambda part: part[count:], place) if beside is None else beside.place
         keys = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), kept, more)
-        mask, time = once(place.time, lambda: (may_see(place, keys, config.window), time_of(config, place, keys)))
+        windows = sorted({*config.by_layer})
+
+        def told() -> tuple[dict[int, jax.Array], Time]:
+            return {window: may_see(place, keys, window) for window in windows}, time_of(config, place, keys)
+
+        masks, time = once(place.time, told)
 
         def over(n: int, query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
             memory = jax.tree.map(lambda old, fresh: put(old, fresh[:, :count], slots, 1), cache.layers[n], new)
@@ -285,6 +313,7 @@ class Transformer(hk.Module):
                 plan = KeyValues(rotate(own.key[0], time.cos[:1], time.sin[:1]), own.value[0])
                 memory = jax.tree.map(lambda old, fresh: put(old, fresh.astype(old.dtype), ahead, 1), memory, plan)
             more = jax.tree.map(lambda part: part[:, count:], new) if beside is None else beside.layers[n]
+            mask = masks[config.by_layer[n % config.layers]]
             allowed = mask[mask.shape[0] - query.shape[1] :]
             return attend(query, memory, allowed, more=more if more.key.shape[1] else None, **how), memory
 
@@ -326,19 +355,27 @@ def over_each_other(
     layer's experts had them."""
     compute, _ = current()
     time = time_of(config, place, place)
-    if compute.attention == "flash" and config.position == "rotary" and not prefix:
-        attention = functools.partial(flash, spans(place, config.window), reach)
-    else:
-        attention = functools.partial(attend_in_order, mask=may_see(place, place, config.window), reach=reach)
 
-    def over(query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
-        return attention(query, new, **how), new
+    def attention(window: int | jax.Array) -> Callable[..., jax.Array]:
+        """Returns what attends over a window of so many moments."""
+        if compute.attention == "flash" and config.position == "rotary" and not prefix:
+            return functools.partial(flash, spans(place, window), reach)
+        return functools.partial(attend_in_order, mask=may_see(place, place, window), reach=reach)
+
+    # Of layers that are alike the mask is made once, outside of them.
+    shared = None if config.windows else attention(config.window)
 
     scanned = compute.scan and config.rounds == 1 and not hk.running_init()
     blocks = [] if scanned else [Block(config, f"layer_{i}", compute.expert_capacity) for i in range(config.layers)]
 
-    def layer(i: int, x: jax.Array, outside: Callable | None, before: KeyValues | None) -> tuple[jax.Array, Routed | None]:
-        outside = outside and functools.partial(outside, i=i)
+    def layer(
+        i: int, x: jax.Array, outside: Callable | None, before: KeyValues | None, window: int | jax.Array | None
+    ) -> tuple[jax.Array, Routed | None]:
+        outside, attends = outside and functools.partial(outside, i=i), shared or attention(window)
+
+        def over(query: jax.Array, new: KeyValues, **how) -> tuple[jax.Array, KeyValues]:
+            return attends(query, new, **how), new
+
         with gathering():
             block = blocks[i] if blocks else Block(config, f"layer_{i}", compute.expert_capacity)
             x, _, routed = block(x, time, over, outside, before, place.segment > 0)
@@ -349,14 +386,15 @@ def over_each_other(
         first = rematerialised(functools.partial(layer, 0), compute.remat)
         stack = hk.layer_stack(config.layers, with_per_layer_inputs=True, transparent=True, transparency_map=LayerNames())
         each = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts) if parts else None for parts in (between, prefix)]
-        x, routed = stack(first)(x, *each)
+        x, routed = stack(first)(x, *each, jnp.asarray(config.windows) if config.windows else None)
     else:
         by_layer = []
         for n in range(config.depth):
             i = n % config.layers
             x = x if i or not n else again(x, entered)
             one = rematerialised(functools.partial(layer, i), compute.remat)
-            x, routed = one(x, between[i] if between else None, prefix[i] if prefix else None)
+            own = jnp.asarray(config.windows[i]) if config.windows else None
+            x, routed = one(x, between[i] if between else None, prefix[i] if prefix else None, own)
             by_layer.append(routed)
         routed = jax.tree.map(lambda *parts: jnp.stack(parts), *by_layer)
     return normed("norm_out", x), routed

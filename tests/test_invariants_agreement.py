@@ -1,15 +1,23 @@
 """I1: the parallel pass and the agent, tick by tick, give the same logits; and what would part them is seen to part them."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchy.corpus import segment
+from hierarchy.layout import tokens_per_update, words
+from hierarchy.model.network import build
+from hierarchy.model.stepwise import planner_room
 from hierarchy.timeline import Timeline, periodic, recorded
+from tests.hierarchy.corpus.corpus_toys import toy_schema
 from tests.hierarchy.model.two_rate_toys import (
     CHUNK,
     KINDS,
+    SELDOM,
     Toy,
     agent_of,
     disagreement,
@@ -54,7 +62,7 @@ def parted(made: Toy, acted: Timeline, packed_as: Timeline | None = None, change
 
 
 # Kinds that differ from another one in a single part: one timeline always, the others in `make test-all`.
-VARIANTS = ("relative", "experts", "rounds", "quantised", "prefix", "pictures", "at_once", "at_once_scalars")
+VARIANTS = ("relative", "windows", "experts", "rounds", "quantised", "prefix", "pictures", "at_once", "at_once_scalars")
 CASES = [
     pytest.param(kind, name, marks=[pytest.mark.long] if kind in VARIANTS and name != "as drawn" else [])
     for kind in TWO_RATE
@@ -129,6 +137,30 @@ def test_both_caches_roll_over_twice(kind):
     rows = windows(made.ticks)
     parts = segments(made, lived, timeline, rows)
     assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("timeline", [periodic(LONG, 5, 2), periodic(LONG, 9, 0, 2), recorded([3, 9, 30, 41], [9, 12, 31, 41])])
+@pytest.mark.parametrize("kind", SELDOM)
+def test_caches_with_room_for_the_updates_of_a_window_alone(kind, timeline):
+    made = toy(kind)
+    timeline = within(timeline, made.ticks)
+    lived, stepped, state = live(agent_of(made, timeline), world(made))
+    rows = windows(made.ticks)
+    parts = segments(made, lived, timeline, rows)
+    assert disagreement(made, stepped, rows, parts, packed(made, parts)) <= TOLERANCE
+    each, model = tokens_per_update(made.layout), made.network.config
+    words_kept = model.text_slots if words(made.layout.planner) else 0
+    updates = 1 + math.ceil((model.planner.window - 1) / model.least_ratio)
+    assert state.planner.place.time.shape[1] == each * updates + words_kept
+
+
+def test_updates_closer_than_a_cache_has_room_for_are_refused():
+    made = toy("seldom")
+    with pytest.raises(ValueError, match=r"updates of the planner at ticks 0 and 3, and its cache has room for one in 4"):
+        live(agent_of(made, periodic(LONG, 4, 0, 1)), world(made))
+    follows = build(dataclasses.replace(KINDS["text"].model, least_ratio=2), toy_schema(KINDS["text"].layout))
+    with pytest.raises(ValueError, match="follows fields at every tick, and its cache has room for one reading in 2"):
+        planner_room(follows, KINDS["text"].layout)
 
 
 def test_a_second_episode_remembers_nothing_of_the_first():

@@ -75,30 +75,35 @@ def found_in(kind: str) -> dict[str, np.ndarray]:
 
 
 def reached(stream: Stream, config: TransformerConfig, layers: int | None = None) -> np.ndarray:
-    """bool [N, N]: whether token n can be behind token m's output, hop by hop through the layers; written out pair by pair."""
+    """bool [N, N]: whether token n can be behind token m's output, hop by hop through the last `layers`, all if None; written out
+    pair by pair."""
     tick, segment, lasting = (np.asarray(part)[0] for part in (stream.tick, stream.segment, stream.lasting))
     count = len(tick)
-    hop = np.zeros((count, count), bool)
-    for m in range(count):
-        for n in range(m + 1):
-            same = segment[m] == segment[n] != 0
-            hop[m, n] = same and tick[m] - tick[n] < config.window and (bool(lasting[n]) or tick[m] == tick[n])
     hops = np.eye(count, dtype=bool)
-    for _ in range(config.layers if layers is None else layers):
-        hops = hops @ (hop | np.eye(count, dtype=bool))
+    for window in config.by_layer[: -1 - (layers or config.layers) : -1]:
+        hop = np.eye(count, dtype=bool)
+        for m in range(count):
+            for n in range(m):
+                same = segment[m] == segment[n] != 0
+                hop[m, n] = same and tick[m] - tick[n] < window and (bool(lasting[n]) or tick[m] == tick[n])
+        hops = hops @ hop
     return hops
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars", "prefix", "relative", pytest.param("captions", marks=pytest.mark.long)])
+LONG_TOO = [pytest.param(kind, marks=pytest.mark.long) for kind in ("captions", "windows")]
+
+
+@pytest.mark.parametrize("kind", ["film", "scalars", "prefix", "relative", *LONG_TOO])
 def test_logits_depend_on_what_they_may_and_on_all_of_it(kind):
     (made, batch), found = one_row(kind), found_in(kind)
     targets = getattr(batch, head(made))
     slots, plan = targets.slot[0], batch.plan[0]
     used = targets.weight[0] > 0
-    controller, planner = reached(batch.controller, CONTROLLER), reached(batch.planner, PLANNER)
+    fast, slow = made.network.config.controller, made.network.config.planner
+    controller, planner = reached(batch.controller, fast), reached(batch.planner, slow)
     np.testing.assert_array_equal(found["controller"][used], controller[slots[used]])
     # Its own plan reaches a token, and those of the tokens that it sees after their first layer read theirs.
-    seen = reached(batch.controller, CONTROLLER, CONTROLLER.layers - 1)
+    seen = reached(batch.controller, fast, fast.layers - 1)
     through = [
         np.any(
             [planner[batch.plan_slot[0, j]] for j in set(plan[seen[slot]].tolist()) - {-1}] or [np.zeros(len(planner))],
@@ -128,7 +133,7 @@ def sees_the_future(made: Toy, batch: Batch, found: dict[str, np.ndarray]) -> bo
     return False
 
 
-@pytest.mark.parametrize("kind", ["film", "scalars", "prefix", "relative", pytest.param("captions", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["film", "scalars", "prefix", "relative", *LONG_TOO])
 def test_no_future(kind):
     assert not sees_the_future(*one_row(kind), found_in(kind))
 

@@ -248,9 +248,16 @@ def think(
     among: bool [B], the episodes that have the update, None for all; the planners of the others read nothing, and what is
     returned as their plans means nothing. For layouts whose planner reads numbers of single ticks alone.
     level: 1 for the planner, 2 for the one that plans for it. seen: the visible plan of the level above that, entries [B, ...],
-    and its age; () where there is none.
+    and its age; () where there is none. Raises ValueError for an update that comes sooner after the last one than the planner's
+    cache has room for.
     """
     reader = planner_name(level)
+    last, least = state.heard[reader].last, acting.network.config.least_ratio
+    if last >= 0 and state.tick - last < least:
+        raise ValueError(
+            f"layout {acting.layout.name!r}: updates of the {reader} at ticks {last} and {state.tick}, and its cache has room "
+            f"for one in {least}: give the timeline that ratio or a larger one, or the model's config a smaller least_ratio"
+        )
     if level > 1:
         standing, update = state.above[level - 2], acting.thinking(level).update
         tokens, chunks, heard = _tokens(state, reader, acting, np.zeros(len(state.seeds), np.int32))

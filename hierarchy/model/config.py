@@ -31,6 +31,10 @@ class ModelConfig:
     text_slots: words and patches that a reader's window may hold; a cache has room for these beside its numbers.
     above: planners above the planner, the nearest first: each reads the plans of the one above it as the controller reads the
     planner's, and all plans are of one size.
+    least_ratio: fewest ticks from one update of a planner to its next. Its cache has room for as many updates as a window then
+    holds, and no more: at 1 for one at every tick.
+    told_tick: whether planners, or the one transformer of a single rate, are told each token's tick beside what attention is told
+    of the time between. Without it an episode may last longer than any that was trained on and look no different.
     """
 
     planner: TransformerConfig | None
@@ -41,6 +45,8 @@ class ModelConfig:
     text_slots: int = 64
     plan_levels: tuple[int, ...] = ()
     above: tuple[TransformerConfig, ...] = ()
+    least_ratio: int = 1
+    told_tick: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan_levels", tuple(self.plan_levels))
@@ -53,6 +59,8 @@ class ModelConfig:
             )
         if self.above and self.planner is None:
             raise ValueError("planners above the planner, and no planner: give one, or leave out those above")
+        if self.least_ratio < 1:
+            raise ValueError(f"least_ratio is {self.least_ratio}: it counts ticks and is at least 1")
         if any(own.experts for own in (self.controller, *self.above)):
             raise ValueError("experts in the controller, or in a planner above the planner: they are for the planner alone")
 
@@ -60,6 +68,10 @@ class ModelConfig:
     def planners(self) -> tuple[TransformerConfig, ...]:
         """The planners, from the one that plans for the controller to the slowest; none where there is one rate."""
         return () if self.planner is None else (self.planner, *self.above)
+
+    def updates_within(self, window: int) -> int:
+        """Returns the most updates of a planner that a window of so many ticks holds."""
+        return 1 - -(window - 1) // self.least_ratio
 
     def of(self, reader: str) -> TransformerConfig:
         """Returns the transformer of one of a layout's readers. Raises ValueError for a reader that there is not."""
@@ -100,6 +112,23 @@ PRESETS = {
         controller=TransformerConfig(width=32, layers=2, heads=2, feed_forward=96, window=8),
         plan_vectors=2,
         plan_width=32,
+    ),
+    # A planner over whole episodes: the first layer sees what happens now, the second all there ever was.
+    "needle": ModelConfig(
+        planner=TransformerConfig(64, 2, 2, 256, window=16_640, windows=(512, 16_640), slowest=1024),
+        controller=TransformerConfig(width=32, layers=2, heads=2, feed_forward=96, window=8),
+        plan_vectors=2,
+        plan_width=32,
+        least_ratio=16,
+        told_tick=False,
+    ),
+    # The same with a window of as many tokens at a token a tick, for one rate.
+    "needle_single_rate": ModelConfig(
+        planner=TransformerConfig(64, 2, 2, 256, window=1040, slowest=1024),
+        controller=TransformerConfig(width=32, layers=2, heads=2, feed_forward=96, window=8),
+        plan_vectors=2,
+        plan_width=32,
+        told_tick=False,
     ),
     "text": ModelConfig(
         planner=TransformerConfig(width=64, layers=2, heads=2, feed_forward=192, window=64),

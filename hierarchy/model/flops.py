@@ -52,11 +52,12 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout, level: int
     own plan, and how the level below reads that. level: 1 for the controller's planner, 2 for that one's own."""
     reader, below = planner_name(level), config.controller if level == 1 else config.of(planner_name(level - 1))
     tokens, planner = tokens_per_update(layout, reader), config.of(reader)
-    slots = planner.window * tokens + (config.text_slots if words(readers(layout)[reader]) else 0)
+    slots = config.updates_within(planner.window) * tokens + (config.text_slots if words(readers(layout)[reader]) else 0)
     atoms = schema.planner_atoms
     # Of words any may be the last one.
     outputs = tokens if words(readers(layout)[reader]) else 1
-    count = _embedding(schema, planner, tokens, atoms, tokens) + _layers(planner, tokens, slots, outputs)
+    moments = tokens if config.told_tick else 0
+    count = _embedding(schema, planner, tokens, atoms, moments) + _layers(planner, tokens, slots, outputs)
     if level < len(config.planners):
         count += _plan_reading(config, planner, tokens, outputs) + 2 * LOG_FEATURES * planner.width
     vectors = config.plan_vectors * config.plan_width
@@ -71,7 +72,8 @@ def follow_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
     if not tokens:
         return 0
     slots = planner.window * tokens_per_update(layout) + (config.text_slots if words(layout.planner) else 0)
-    return _embedding(schema, planner, tokens, schema.planner_atoms, tokens) + _layers(planner, tokens, slots, outputs=0)
+    moments = tokens if config.told_tick else 0
+    return _embedding(schema, planner, tokens, schema.planner_atoms, moments) + _layers(planner, tokens, slots, outputs=0)
 
 
 class Pass(NamedTuple):
@@ -176,7 +178,7 @@ def _remembered(config: ModelConfig, slots: int) -> int:
 
 def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, atoms: int, slots: int, outputs: int) -> int:
     """Operations of `tokens` tokens of as many atoms through the controller. They share the plan's age; or have each its time."""
-    controller, moments = config.controller, tokens if config.planner is None else 1
+    controller, moments = config.controller, tokens * config.told_tick if config.planner is None else 1
     count = _embedding(schema, controller, tokens, atoms, moments) + _layers(controller, tokens, slots, outputs)
     return count if config.planner is None else count + _plan_reading(config, controller, tokens, outputs)
 

@@ -49,7 +49,8 @@ class Planner(hk.Module):
         index: jax.Array | None = None,
         last: int | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, not only through attention.
+        """Returns outputs [S, D] of tokens [S, K], and the cache. Time enters absolutely here, unless the config says not to, and
+        not only through attention.
 
         shown: [S, D], what patches of images add to their tokens (see `patches`); None where there are none. reading, age, index:
         each token's visible plan of the level above and its age, as the controller's; None for the slowest planner. last: with a
@@ -58,7 +59,8 @@ class Planner(hk.Module):
         config, table = self._own, self._table
         x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
-        x = x + linear(config.width, "time")(log_features(place.time))
+        if self._config.told_tick:
+            x = x + linear(config.width, "time")(log_features(place.time))
         if reading is None:
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, last=last)
         return under_plans(self._config, config, x, place, reading, age, index, cache, slots, last=last)
@@ -138,7 +140,8 @@ class Controller(hk.Module):
         x = embedding(table, table.controller_names, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if reading is None:
-            x = x + linear(config.width, "time")(log_features(place.time))
+            if self._config.told_tick:
+                x = x + linear(config.width, "time")(log_features(place.time))
             own = {"cache": cache, "slots": slots, "reach": reach, "beside": beside, "last": last}
             return Transformer(config, "transformer")(x, place, **own)
         return under_plans(self._config, config, x, place, reading, age, index, cache, slots, reach, beside, last)

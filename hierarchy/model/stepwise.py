@@ -99,19 +99,21 @@ class Plan(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a cache has room for: the tokens of `window` ticks, `each` a tick, and beside them `words` and patches; then what
-    stands there for one tick alone, what is `asked` at once and the vectors of a `plan` that is a prefix."""
+    """What a cache has room for: the tokens of `readings`, `each` a reading, and beside them `words` and patches; then what
+    stands there for one tick alone, what is `asked` at once and the vectors of a `plan` that is a prefix. apart: fewest ticks
+    from one reading to the next."""
 
-    window: int
+    readings: int
     each: int
     words: int
     asked: int
     plan: int
+    apart: int = 1
 
     @property
     def kept(self) -> int:
         """How many tokens later ticks may see. Those of an action are never among them."""
-        return self.window * self.each + self.words
+        return self.readings * self.each + self.words
 
     @property
     def slots(self) -> int:
@@ -120,12 +122,22 @@ class Room(NamedTuple):
 
 
 def planner_room(network: Network, layout: Layout, level: int = 1) -> Room:
-    """Returns what the cache of a planner must hold, updates at every tick included."""
+    """Returns what the cache of a planner must hold, updates as close to each other as the model allows.
+
+    Raises:
+        ValueError: updates are apart, and the planner reads something at every tick between them.
+    """
     reader = planner_name(level)
     config, own = network.config, network.config.of(reader)
+    if config.least_ratio > 1 and tokens_between(layout):
+        raise ValueError(
+            f"layout {layout.name!r}: its planner follows fields at every tick, and its cache has room for one reading in "
+            f"{config.least_ratio}: set least_ratio to 1 in the model's config"
+        )
     text = config.text_slots if words(readers(layout)[reader]) else 0
-    reads = level < len(config.planners)
-    return Room(own.window, tokens_per_update(layout, reader), text, asked=0, plan=prefix_vectors(config, own) if reads else 0)
+    plan = prefix_vectors(config, own) if level < len(config.planners) else 0
+    readings, each = config.updates_within(own.window), tokens_per_update(layout, reader)
+    return Room(readings, each, text, asked=0, plan=plan, apart=config.least_ratio)
 
 
 def controller_room(network: Network, layout: Layout) -> Room:
@@ -308,8 +320,8 @@ def _ingest(write, room: Room, cache: Cache, tokens: Tokens, chunks, now, size: 
             return cache, last
         x, cache = write(*asked, cache, [])
         return cache, jnp.concatenate([last, x])
-    # Every tick has slots of its own until it leaves the window. A reading of nothing leaves them empty, as they count already.
-    slots = [Run(now % room.window * room.each, size)]
+    # Every reading has slots of its own until it leaves the window. One of nothing leaves them empty, as they count already.
+    slots = [Run(now // room.apart % room.readings * room.each, size)]
     index = jnp.arange(size, dtype=jnp.int32)
     there = index < tokens.count
     place = Place(jnp.full(size, now), index, there.astype(jnp.int32), cache.written + index, there)

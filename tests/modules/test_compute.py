@@ -42,6 +42,7 @@ def assert_close(one, other, within: float) -> None:
         pytest.param("pooled", Compute(scan=True, remat="dots"), marks=pytest.mark.long),
         pytest.param("prefix", Compute(scan=True), marks=pytest.mark.long),
         pytest.param("relative", Compute(scan=True, remat="full"), marks=pytest.mark.long),
+        pytest.param("windows", Compute(scan=True, remat="full"), marks=pytest.mark.long),
         pytest.param("pooled", Compute(remat="full"), marks=pytest.mark.long),
         pytest.param("pooled", Compute(attention="flash", scan=True), marks=pytest.mark.long),
         pytest.param("three_rates", Compute(scan=True, remat="full"), marks=pytest.mark.long),

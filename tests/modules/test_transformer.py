@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from modules.compute import Compute, computing
 from modules.masks import Place
 from modules.transformer import Run, Transformer, TransformerConfig, empty_cache, put
 
@@ -23,6 +24,8 @@ def model(config: TransformerConfig) -> hk.Transformed:
 
 
 ROUNDS = dataclasses.replace(CONFIG, rounds=3)
+WINDOWS = dataclasses.replace(CONFIG, windows=(2, 4))
+FAR_WINDOWS = dataclasses.replace(WINDOWS, position="relative")
 MODEL, RELATIVE = model(CONFIG), model(dataclasses.replace(CONFIG, position="relative"))
 APPLY = jax.jit(MODEL.apply)
 
@@ -48,7 +51,7 @@ def with_biases(params: hk.Params) -> hk.Params:
     return {module: {name: drawn(name, leaf) for name, leaf in leaves.items()} for module, leaves in params.items()}
 
 
-@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, position="relative"), ROUNDS])
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, position="relative"), ROUNDS, WINDOWS, FAR_WINDOWS])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 6])
 def test_a_cache_in_chunks_gives_what_the_whole_stream_gives(config, chunk):
     """The cache has room for one window of 4 ticks of 3 tokens and a chunk, and is gone through at least twice."""
@@ -75,14 +78,59 @@ def test_a_cache_too_small_by_one_is_seen(params):
     assert np.abs(np.concatenate(parts) - whole).max() > 1e-3
 
 
-@pytest.mark.parametrize("config", [CONFIG, ROUNDS], ids=["one round", "three rounds"])
+@pytest.mark.parametrize("config", [CONFIG, ROUNDS, WINDOWS], ids=["one round", "three rounds", "by layer"])
 def test_layers_reach_as_far_as_their_windows_add_up(params, config):
     x, place = stream()
     slope = jax.jit(jax.jacrev(lambda x: model(config).apply(params, x, place)[0][-1].sum()))(x)
     ticks = place.time[np.flatnonzero(np.any(np.asarray(slope) != 0, axis=-1))]
-    reach = min(config.depth * (config.window - 1), TOKENS // A_TICK - 1)
+    reach = min(config.lead_in, TOKENS // A_TICK - 1)
     assert ticks.min() == place.time[-1] - reach
     assert np.array_equal(np.unique(ticks), np.arange(ticks.min(), place.time[-1] + 1))
+
+
+def test_a_layer_that_reaches_further_sees_what_the_others_do_not():
+    """The same parameters, the first of two layers short: what is 3 ticks back reaches the last tick through the second alone."""
+    x, place = stream()
+
+    def seen(*windows: int) -> set[int]:
+        config = dataclasses.replace(CONFIG, window=max(windows), windows=windows)
+        run = model(config)
+        slope = jax.jit(jax.jacrev(lambda x: run.apply(jax.jit(run.init)(jax.random.key(0), x, place), x, place)[0][-1].sum()))(x)
+        return set((place.time[-1] - place.time[np.any(np.asarray(slope) != 0, axis=-1)]).tolist())
+
+    assert seen(1, 1) == {0}
+    assert seen(1, 4) == seen(4, 1) == set(range(4))
+    assert seen(2, 4) == set(range(5))
+
+
+@pytest.mark.parametrize("compute", [Compute(scan=True), Compute(attention="flash"), Compute(scan=True, attention="flash")])
+def test_windows_by_layer_are_the_same_however_they_are_computed(compute):
+    run, (x, place) = model(WINDOWS), stream()
+    params = jax.jit(run.init)(jax.random.key(0), x, place)
+    with computing(compute):
+        other, _ = jax.jit(run.apply)(params, x, place)
+    np.testing.assert_allclose(other, jax.jit(run.apply)(params, x, place)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("windows", [(4,), (4, 3, 2), (2, 3), (0, 4), (4, 5)])
+def test_windows_that_are_not_the_layers_are_refused(windows):
+    with pytest.raises(ValueError, match="of 2 layers, window 4: give one of at least 1 moment a layer"):
+        dataclasses.replace(CONFIG, windows=windows)
+
+
+def test_turns_that_go_round_are_as_if_no_time_had_passed():
+    """With all turns of 4 moments, what is 4 moments back is as what is now."""
+    config = dataclasses.replace(CONFIG, heads=1, window=40, slowest=4)
+    run, (x, place) = model(config), stream()
+    params = jax.jit(run.init)(jax.random.key(0), x, place)
+    moved = place._replace(time=place.time + 4 * (place.time > 5))
+    here, there = (jax.jit(run.apply)(params, x, each)[0] for each in (place, moved))
+    np.testing.assert_allclose(here, there, atol=1e-5)
+    farther = jax.jit(model(dataclasses.replace(config, slowest=None)).apply)
+    assert np.abs(farther(params, x, place)[0] - farther(params, x, moved)[0]).max() > 1e-3
+    for wrong in (dict(slowest=3), dict(position="relative")):
+        with pytest.raises(ValueError, match="a rotary turn takes at least 4 moments"):
+            dataclasses.replace(config, **wrong)
 
 
 def test_rounds_go_through_the_same_layers_again(params):

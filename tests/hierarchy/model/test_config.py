@@ -75,6 +75,7 @@ def test_a_controller_is_small_beside_its_planner(preset):
         (dict(plan_read="telepathy"), "cross_attention, film, prefix"),
         (dict(plan_levels=(3, 4, 5)), "stand in turn for 16 channels"),
         (dict(plan_levels=(1,)), "at least 2"),
+        (dict(least_ratio=0), "least_ratio is 0: it counts ticks"),
     ],
 )
 def test_what_makes_no_model_is_refused(wrong, said):

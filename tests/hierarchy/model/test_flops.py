@@ -43,11 +43,14 @@ CASES = [
         ("demo", "reacher_easy", "at_once"),
         ("text", "text", "at_once"),
         ("demo", "patrol", "rounds"),
+        ("needle", "needle", "cross_attention"),
+        ("demo", "reacher_easy", "seldom"),
     )
 ]
 KINDS = {
     "rounds": lambda config: dataclasses.replace(config, planner=dataclasses.replace(config.planner, layers=2, rounds=2)),
     "at_once": lambda config: config,
+    "seldom": lambda config: dataclasses.replace(config, least_ratio=8, told_tick=False),
     "quantised": lambda config: dataclasses.replace(config, plan_levels=(5,)),
     "relative": relative,
 }

@@ -8,7 +8,7 @@ import pytest
 from hierarchy.batch import Batch
 from hierarchy.corpus.packing import fill
 from hierarchy.timeline import periodic, recorded
-from tests.hierarchy.model.two_rate_toys import Toy, packed, segments, toy, windows, world
+from tests.hierarchy.model.two_rate_toys import UNTOLD, Toy, packed, segments, toy, windows, world
 
 TIMELINE = periodic(64, 4, 2)
 
@@ -69,9 +69,9 @@ def test_what_stands_in_padding_is_not_seen():
     np.testing.assert_array_equal(after[used], before[used])
 
 
-@pytest.mark.parametrize("kind", ["pooled", "film", "single_rate"])
-def test_the_same_tick_at_another_time_is_another_tick(kind):
-    """Nothing changes in the world, every window is full and plans have one age: only the time itself can tell ticks apart."""
+def gaps_in_a_still_world(kind: str) -> np.ndarray:
+    """How far the logits of late ticks are from each other. Nothing changes in the world, every window is full and plans have one
+    age: only the time itself can tell ticks apart."""
     made = toy(kind)
     still = [
         dataclasses.replace(
@@ -87,8 +87,17 @@ def test_the_same_tick_at_another_time_is_another_tick(kind):
     parts = segments(made, still, timeline, windows(64), planner_reread=1000)
     logits = logits_of(made, packed(made, parts))[0].reshape(-1, made.layout.action.size, 1024)[:64, :, :512]
     late = logits[[47, 51, 55, 59, 63]]
-    gaps = np.abs(np.diff(late, axis=0)).max(axis=(1, 2))
-    assert (gaps > 1e-4).all()
+    return np.abs(np.diff(late, axis=0)).max(axis=(1, 2))
+
+
+@pytest.mark.parametrize("kind", ["pooled", "film", "single_rate"])
+def test_the_same_tick_at_another_time_is_another_tick(kind):
+    assert (gaps_in_a_still_world(kind) > 1e-4).all()
+
+
+@pytest.mark.parametrize("kind", UNTOLD)
+def test_and_is_the_same_to_a_model_that_is_not_told_the_tick(kind):
+    assert (gaps_in_a_still_world(kind) < 1e-5).all()
 
 
 def test_a_head_has_the_classes_of_the_layouts_and_is_there_only_if_one_needs_it():

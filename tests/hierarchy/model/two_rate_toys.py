@@ -27,6 +27,7 @@ from hierarchy.layout import (
     Schema,
     Text,
     ahead,
+    numbers,
     single_rate,
     tick_action,
 )
@@ -74,6 +75,21 @@ def relative(model: ModelConfig) -> ModelConfig:
     )
 
 
+def wordless(layout: Layout) -> Layout:
+    """Returns the layout whose planner reads numbers alone."""
+    return dataclasses.replace(layout, planner=numbers(layout.planner))
+
+
+def by_layer(model: ModelConfig) -> ModelConfig:
+    """Returns the model whose layers reach back differently far."""
+    planner, controller = model.planner, model.controller
+    return dataclasses.replace(
+        model,
+        planner=dataclasses.replace(planner, windows=(4, planner.window)),
+        controller=dataclasses.replace(controller, windows=(controller.window, 2)),
+    )
+
+
 PICTURE = Field("picture", Image(16, 8, patch=8))
 SAID = Field("previous_action", Piece(), 3)
 COUNTER = Field("counter", Discrete(1024))
@@ -115,6 +131,7 @@ KINDS = {
     "relative": Kind(with_signs(toy_layout(elements=2)), relative(MODEL)),
     "experts": Kind(with_signs(toy_layout(elements=2)), dataclasses.replace(MODEL, planner=EXPERTS)),
     "rounds": Kind(toy_layout(elements=2), dataclasses.replace(MODEL, planner=dataclasses.replace(PLANNER, rounds=3))),
+    "windows": Kind(with_signs(toy_layout(elements=2)), by_layer(MODEL)),
     "single_rate": Kind(toy_layout(elements=2, planner=False), ALONE),
     "single_rate_scalars": Kind(toy_layout(pooled=False, planner=False), ALONE, ticks=32),
     "chunked": Kind(ahead(toy_layout(elements=2), 0, CHUNK), ALONE),
@@ -150,6 +167,19 @@ SLOWER = {
 """Those with more than two rates."""
 
 
+SELDOM = {
+    "seldom": Kind(with_signs(toy_layout(elements=2)), dataclasses.replace(by_layer(MODEL), least_ratio=4)),
+    "seldom_wordless": Kind(wordless(toy_layout(elements=2, pooled=False)), dataclasses.replace(MODEL, least_ratio=5), ticks=32),
+}
+"""Those whose caches have no room for an update at every tick."""
+UNTOLD = {
+    f"{name}_untold": Kind(kind.layout, dataclasses.replace(kind.model, told_tick=False))
+    for name, kind in KINDS.items()
+    if name in ("pooled", "single_rate")
+}
+"""Those that are not told the tick."""
+
+
 class Toy(NamedTuple):
     """A kind of model with weights, and its two compiled executions."""
 
@@ -169,7 +199,7 @@ class Toy(NamedTuple):
 @functools.cache
 def toy(kind: str, decoding: str = "sample") -> Toy:
     """Returns the toy of a kind; one a process, so that all its tests share what is compiled."""
-    layout, model, ticks = (KINDS | SLOWER)[kind]
+    layout, model, ticks = (KINDS | SLOWER | SELDOM | UNTOLD)[kind]
     schema = toy_schema(layout)
     network = build(model, schema)
     return Toy(
@@ -196,14 +226,11 @@ def budgets(schema: Schema, model: ModelConfig, ticks: int) -> Packing:
         sub_goal_targets=2 * ticks,
         patches=256,
         draw_places=False,
-        lead_in=fast.layers * (fast.window - 1),
-        planner_lead_in=slow.layers * (slow.window - 1),
+        lead_in=fast.lead_in,
+        planner_lead_in=slow.lead_in,
         planner_reread=slow.window // 2,
         controller_reread=fast.window // 2,
-        above=tuple(
-            AbovePacking(2 * (each * ticks + 80), 2 * ticks, own.layers * (own.window - 1), own.window // 2)
-            for own in model.above
-        ),
+        above=tuple(AbovePacking(2 * (each * ticks + 80), 2 * ticks, own.lead_in, own.window // 2) for own in model.above),
     )
 
 
