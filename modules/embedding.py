@@ -1,5 +1,9 @@
 """Token embedding: integers in, one vector a token out, however many scalars the token sums over."""
 
+import functools
+import math
+from types import ModuleType
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -19,10 +23,21 @@ def bin_features(bins: int) -> np.ndarray:
 
     A table alone would have to meet every bin in training; with these, neighbouring bins start out alike.
     """
-    centre = (np.arange(bins) + 0.5) * 2 / bins - 1
-    bent = [centre if s == 0 else np.sign(centre) * np.expm1(s * np.abs(centre)) / np.expm1(s) for s in SHARPNESS]
-    waves = [wave(np.pi * f * centre) for f in FREQUENCIES for wave in (np.sin, np.cos)]
-    return np.stack([np.ones(bins), *bent, *waves], axis=-1).astype(np.float32)
+    return curves((np.arange(bins) + 0.5) * 2 / bins - 1, np).astype(np.float32).T
+
+
+def curves(centre: np.ndarray | jax.Array, of: ModuleType) -> np.ndarray | jax.Array:
+    """Returns [features, ...], what `bin_features` has of centres, worked out by numpy or by JAX."""
+    bent = [centre if s == 0 else of.sign(centre) * of.expm1(s * of.abs(centre)) / math.expm1(s) for s in SHARPNESS]
+    waves = [wave(math.pi * f * centre) for f in FREQUENCIES for wave in (of.sin, of.cos)]
+    return of.stack([of.ones_like(centre), *bent, *waves])
+
+
+def row_features(names: int, bins: int) -> np.ndarray:
+    """Returns float32 [rows, features] of all rows: names, which have the constant alone, bins, and three more like names."""
+    features = bin_features(bins)
+    constant = np.eye(1, features.shape[1], dtype=np.float32)
+    return np.concatenate([constant.repeat(names, 0), features, constant.repeat(3, 0)])
 
 
 def head_features(bins: int, waves: int = 16) -> np.ndarray:
@@ -69,7 +84,7 @@ def atoms(row: jax.Array, table: jax.Array) -> jax.Array:
     return jnp.where(alone[:, None, None], features * jnp.eye(1, table.shape[1]), features)
 
 
-def product_by_field(row: jax.Array, field: jax.Array, table: jax.Array, matrix: jax.Array) -> jax.Array:
+def product_by_field(row: jax.Array, field: jax.Array, matrix: jax.Array, table: jax.Array) -> jax.Array:
     """Returns [N, D], the sums over atoms [N, K] of features times their fields' own matrices [fields, C, D].
 
     Features are brought to their fields instead of matrices to atoms, so that the gradient is a product and not a scatter.
@@ -79,20 +94,24 @@ def product_by_field(row: jax.Array, field: jax.Array, table: jax.Array, matrix:
     return by_field.reshape(row.shape[0], -1) @ matrix.reshape(-1, size)
 
 
-def sum_of_products(row: jax.Array, field: jax.Array, table: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Returns what `product_by_field` does, one feature after another.
+def sum_of_products(row: jax.Array, field: jax.Array, matrix: jax.Array, names: int, bins: int) -> jax.Array:
+    """Returns what `product_by_field` does with the table of `row_features`, one feature after another.
 
-    A TPU has no scatter to speak of, and an array whose last dimension is a dozen features is laid out anew number by number, in
-    as much code; on a CPU this takes twice as long.
+    A TPU has no gather or scatter to speak of, and an array whose last dimension is a dozen features is laid out anew number by
+    number, in as much code. On a CPU this takes twice as long.
     """
-    there = row >= 0
+    there, number = row >= 0, (row >= names) & (row < names + bins)
     alone = there.sum(axis=-1, keepdims=True) == 1
+    made = curves((row - names + 0.5) * 2 / bins - 1, jnp)
+    constant = jnp.arange(len(made))[:, None, None] == 0
+    value = jnp.where(there & (constant | (number & ~alone)), made, 0.0)
     which = jax.nn.one_hot(jnp.where(there, field, -1), matrix.shape[0])
-    x = jnp.zeros((row.shape[0], matrix.shape[2]))
-    for number in range(matrix.shape[1]):
-        value = jnp.where(there & ~(alone & (number > 0)), table[:, number][jnp.maximum(row, 0)], 0.0)
-        x = x + jnp.einsum("nk,nkf->nf", value, which) @ matrix[:, number]
-    return x
+
+    def add(x: jax.Array, feature: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        value, own = feature
+        return x + jnp.einsum("nk,nkf->nf", value, which) @ own, None
+
+    return jax.lax.scan(add, jnp.zeros((len(row), matrix.shape[2])), (value, jnp.swapaxes(matrix, 0, 1)))[0]
 
 
 class TokenEmbedding(hk.Module):
@@ -108,9 +127,7 @@ class TokenEmbedding(hk.Module):
         alone: an image patch, and an action element whose value is not known. lookups: names that one token may have, which
         come before its other atoms."""
         super().__init__(name=name)
-        features = bin_features(bins)
-        constant = np.eye(1, features.shape[1], dtype=np.float32)
-        self._features = np.concatenate([constant.repeat(names, 0), features, constant, constant, constant])
+        self._features = row_features(names, bins)
         self._names, self._bins, self._fields, self._lookups, self._width = names, bins, fields, lookups, width
 
     def __call__(self, row: jax.Array, field: jax.Array, index: jax.Array) -> jax.Array:
@@ -130,7 +147,11 @@ class TokenEmbedding(hk.Module):
             # One value a token: its field only adds to it.
             x = pick(matrix[:, 0], jnp.where(there, field, -1)[:, 0])
         elif row.shape[0] > 8:
-            x = jax.lax.platform_dependent(row, field, table, matrix, tpu=sum_of_products, default=product_by_field)
+            x = jax.lax.platform_dependent(
+                *(row, field, matrix),
+                tpu=functools.partial(sum_of_products, names=self._names, bins=self._bins),
+                default=functools.partial(product_by_field, table=table),
+            )
         else:
             x = jnp.einsum("nkc,nkcd->nd", atoms(row, table), matrix[jnp.maximum(field, 0)])
         x = x + jnp.where(alone[:, None], table[jnp.maximum(row.max(axis=1), 0)] @ shared, 0.0)
