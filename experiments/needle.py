@@ -60,9 +60,9 @@ agent where its window holds the whole episode: else it has not learnt the task,
 class NeedleConfig:
     """out: folder. lengths: ticks of hay in the episodes that are measured. needles: in one episode. trained: most ticks of hay
     in training of the two-rate agent; held: of the single-rate one, what its window holds. recorded: episodes of each corpus.
-    steps, planner_steps: of the two-rate training; the single-rate one has the same wall time. questions: of a cell of length,
-    needles and depth, about, and single_rate_questions the same of the single-rate agent. closed: episodes of the longest length
-    that are acted tick by tick. seed: of the trainings."""
+    steps, planner_steps: of the two-rate training; single_rate_time: wall time of the other's, in times of that one's. questions:
+    of a cell of length, needles and depth, about, and single_rate_questions the same of the single-rate agent. closed: episodes
+    of the longest length that are acted tick by tick. seed: of the trainings."""
 
     out: Path = Path("runs/needle")
     lengths: tuple[int, ...] = (256, 1024, 4096, 16384)
@@ -72,6 +72,7 @@ class NeedleConfig:
     recorded: int = 6000
     steps: int = 800
     planner_steps: int = 500
+    single_rate_time: float = 1.0
     questions: int = 100
     single_rate_questions: int = 10
     closed: int = 8
@@ -136,12 +137,12 @@ def training(config: NeedleConfig, agent: AgentName, steps: int) -> TrainConfig:
 
 
 def matched_steps(config: NeedleConfig) -> int:
-    """Returns the steps that give the single-rate agent the wall time of the two-rate one, decided once and kept."""
+    """Returns the steps that give the single-rate agent its share of the two-rate one's wall time, decided once and kept."""
     path = config.out / "single_rate_steps.json"
     if not path.exists():
         two_rate, single_rate = (Pace(*pace_s(training(config, agent, config.steps), 12)) for agent in AGENTS)
         budget_s = config.planner_steps * two_rate.warm_up_s + (config.steps - config.planner_steps) * two_rate.joint_s
-        steps = steps_in(budget_s, single_rate, 0.0)
+        steps = steps_in(config.single_rate_time * budget_s, single_rate, 0.0)
         path.write_text(json.dumps({"steps": steps, "budget_s": budget_s, "step_s": single_rate.joint_s}) + "\n")
     return json.loads(path.read_text())["steps"]
 
