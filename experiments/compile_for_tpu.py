@@ -308,7 +308,7 @@ def run(config: CompileConfig) -> list[dict[str, Any]]:
 
 def keep_to_one_heap() -> None:
     """Starts this command anew where memory is handed out from one heap: with one a thread, as Linux has it, what the compiler's
-    threads have given back stays with them, and it needs a third more."""
+    threads have given back stays with them."""
     if "MALLOC_ARENA_MAX" not in os.environ:
         command = [sys.executable, "-m", "experiments.compile_for_tpu", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | {"MALLOC_ARENA_MAX": "1"})

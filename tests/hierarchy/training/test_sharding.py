@@ -54,7 +54,8 @@ def test_many_devices_train_as_one(kind, attention, meshes):
         assert found["loss"] < 1e-5, mesh
         assert found["moved"] > 1e-3, mesh
         _, fsdp, *apart = map(int, mesh.split(","))
-        assert found["share"] < (1.6 / min(fsdp, 4) if fsdp * math.prod(apart) > 1 else 1.01), mesh
+        # Some widths of the toy are no multiple of 8 and stay whole there.
+        assert found["share"] < (1.8 / min(fsdp, 4) if fsdp * math.prod(apart) > 1 else 1.01), mesh
 
 
 @pytest.mark.parametrize("preset", ["debug", "demo", "1.18B"])
