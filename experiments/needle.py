@@ -137,14 +137,25 @@ def training(config: NeedleConfig, agent: AgentName, steps: int) -> TrainConfig:
 
 
 def matched_steps(config: NeedleConfig) -> int:
-    """Returns the steps that give the single-rate agent its share of the two-rate one's wall time, decided once and kept."""
+    """Returns the steps that give the single-rate agent its share of the two-rate one's wall time, decided once and kept.
+
+    Raises:
+        ValueError: it was decided for another share.
+    """
     path = config.out / "single_rate_steps.json"
     if not path.exists():
         two_rate, single_rate = (Pace(*pace_s(training(config, agent, config.steps), 12)) for agent in AGENTS)
         budget_s = config.planner_steps * two_rate.warm_up_s + (config.steps - config.planner_steps) * two_rate.joint_s
         steps = steps_in(config.single_rate_time * budget_s, single_rate, 0.0)
-        path.write_text(json.dumps({"steps": steps, "budget_s": budget_s, "step_s": single_rate.joint_s}) + "\n")
-    return json.loads(path.read_text())["steps"]
+        kept = {"steps": steps, "budget_s": budget_s, "step_s": single_rate.joint_s, "time": config.single_rate_time}
+        path.write_text(json.dumps(kept) + "\n")
+    decided = json.loads(path.read_text())
+    if decided["time"] != config.single_rate_time:
+        raise ValueError(
+            f"{path}: decided for {decided['time']} times the two-rate agent's wall time, asked for {config.single_rate_time}: "
+            "give that, or another --out"
+        )
+    return decided["steps"]
 
 
 AGENTS: tuple[AgentName, ...] = ("two_rate", "single_rate")

@@ -68,7 +68,7 @@ def rotate_parts(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 def rotate_whole(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Returns what `rotate` does, with heads left whole: the other number of each pair comes by a product with 0s and 1s.
 
-    On a TPU parts of a head lie across the lanes that a head fills, and taking them apart costs a third of what a layer's
+    On a TPU parts of a head lie across the lanes that a head fills, and taking them apart costs a quarter of what a layer's
     products with its weights do (by its compiler's estimate); this product is nothing beside those.
     """
     count, size = cos.shape[-1], x.shape[-1]

@@ -10,7 +10,21 @@ import pytest
 from envs.needle import Rules
 from experiments import needle
 from experiments.evaluate import load
-from experiments.needle import DEPTHS, Asked, Cell, NeedleConfig, acted, asked, cells, draw, mean, tabulated, training, verdicts
+from experiments.needle import (
+    DEPTHS,
+    Asked,
+    Cell,
+    NeedleConfig,
+    acted,
+    asked,
+    cells,
+    draw,
+    matched_steps,
+    mean,
+    tabulated,
+    training,
+    verdicts,
+)
 
 CONFIG = NeedleConfig()
 
@@ -109,3 +123,10 @@ def test_one_pass_answers_as_acting_tick_by_tick_does(tmp_path):
         right = asked(trained, rules, seeds, rows=3).right
         assert 0 < right.mean() < 1
         np.testing.assert_array_equal(right, acted(trained, rules, seeds).right)
+
+
+def test_a_share_of_time_is_decided_once_and_another_is_refused(tmp_path):
+    (tmp_path / "single_rate_steps.json").write_text(json.dumps({"steps": 7, "time": 1.5}))
+    assert matched_steps(NeedleConfig(tmp_path, single_rate_time=1.5)) == 7
+    with pytest.raises(ValueError, match=r"decided for 1\.5 times the two-rate agent's wall time, asked for 1\.0"):
+        matched_steps(NeedleConfig(tmp_path))
