@@ -35,7 +35,8 @@ from hierarchy.training.learner import LearnerConfig, TrainState, make_step, spr
 from hierarchy.training.sharding import MeshConfig, bytes_a_device, spread_over
 from hierarchy.training.step_flops import pair_flops, step_flops
 from modules.compute import Compute, Spread
-from modules.flash import pairs
+from modules.flash import lanes_of, pairs, picked_pairs
+from modules.transformer import TransformerConfig
 
 GIB = 2**30
 
@@ -191,19 +192,25 @@ def figures(chip: Chip, chips: int, done: Work, flops: float, of_kernels: float)
 
 
 def kernel_flops(config: CompileConfig, model: ModelConfig, schema: Schema, packing: Packing) -> float:
-    """Returns the operations of the attention kernels as they run, on whole blocks: a forward pass of 2 products a pair, that
-    again where it is computed anew, and 7 products in the two kernels of the backward pass."""
+    """Returns the operations of the attention kernels as they run, on whole blocks and whole lanes: 2 products a pair forward,
+    that again where it is computed anew, and 5 backward."""
     if config.compute.attention != "flash":
         return 0.0
-    passes = (1 if config.compute.remat == "none" else 2) + 7 / 2
-    reach, count = sizes(schema).reach(model.controller.window), 0.0
-    for part, tokens, back in (
-        (model.planner, packing.planner_tokens, None),
-        (model.controller, packing.controller_tokens, reach),
-    ):
+    slow, fast, reach = model.planner, model.controller, sizes(schema).reach(model.controller.window)
+    count = 0.0
+    for part, tokens, back in (slow, packing.planner_tokens, None), (fast, packing.controller_tokens, reach):
         if part.position == "rotary":
-            count += pair_flops(part) * pairs(tokens, back)
-    return packing.rows * passes * count
+            count += _in_lanes(part) * pairs(tokens, back)
+    if model.plan_read == "cross_attention":
+        # One plan more than there is room for: the one that stands while there is none.
+        count += _in_lanes(fast) * picked_pairs(packing.controller_tokens, (packing.plans + 1) * model.plan_vectors)
+    return packing.rows * (2 if config.compute.remat == "full" else 1) * count + packing.rows * 5 / 2 * count
+
+
+def _in_lanes(part: TransformerConfig) -> float:
+    """Returns the operations of one query over one key in all layers, with heads filled up to whole lanes."""
+    size = part.width // part.heads
+    return pair_flops(part) * lanes_of(size) / size
 
 
 def examine(config: CompileConfig, chip: Chip, devices: list[Any], mesh: MeshConfig) -> dict[str, Any]:

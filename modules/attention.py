@@ -54,35 +54,10 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
     The other half stays, so that what was said long ago can be found by what it says, whatever the time between.
     """
-    return jax.lax.platform_dependent(x, cos, sin, tpu=rotate_whole, default=rotate_parts)
-
-
-def rotate_parts(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Returns what `rotate` does, of the parts of a head's numbers one by one."""
     count = cos.shape[-1]
     a, b, rest = x[..., :count], x[..., count : 2 * count], x[..., 2 * count :]
     turned = (a * cos - b * sin, a * sin + b * cos)
     return jnp.concatenate([*(part.astype(x.dtype) for part in turned), rest], axis=-1)
-
-
-def rotate_whole(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Returns what `rotate` does, with heads left whole: the other number of each pair comes by a product with 0s and 1s.
-
-    On a TPU parts of a head lie across the lanes that a head fills, and taking them apart costs a quarter of what a layer's
-    products with its weights do (by its compiler's estimate); this product is nothing beside those.
-    """
-    count, size = cos.shape[-1], x.shape[-1]
-    swap = np.zeros((size, size), np.float32)
-    swap[np.arange(2 * count), np.roll(np.arange(2 * count), count)] = 1.0
-    other = jnp.matmul(x, jnp.asarray(swap, x.dtype), precision=_precision(x), preferred_element_type=jnp.float32)
-    stays = jnp.ones((*cos.shape[:-1], size - 2 * count))
-    own = jnp.concatenate([cos, cos, stays], axis=-1)
-    return (x * own + other * jnp.concatenate([-sin, sin, 0 * stays], axis=-1)).astype(x.dtype)
-
-
-def _precision(x: jax.Array) -> jax.lax.Precision:
-    # A TPU multiplies float32 in bfloat16 unless it is told not to.
-    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -91,8 +66,9 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
 
 
 def join_heads(x: jax.Array) -> jax.Array:
-    """Returns [N, D] from [H, N, D/H]."""
-    return jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1)
+    """Returns [..., N, D] from [..., H, N, D/H]."""
+    x = jnp.swapaxes(x, -3, -2)
+    return x.reshape(*x.shape[:-2], -1)
 
 
 def distance_waves(longest: int, size: int) -> np.ndarray:
@@ -176,35 +152,6 @@ def attend_own(query: jax.Array, memory: KeyValues) -> jax.Array:
     scores = jnp.einsum("hqd,qhpd->qhp", query, memory.key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
     mixed = jnp.einsum("qhp,qhpd->qhd", jax.nn.softmax(scores, axis=-1).astype(memory.value.dtype), memory.value)
     return mixed.reshape(mixed.shape[0], -1)
-
-
-def attend_picked(query: jax.Array, memory: KeyValues, index: jax.Array) -> jax.Array:
-    """Returns [Q, D] from queries [H, Q, D/H], each over keys and values of the entry [H, P, D/H] that its index [Q] picks out of
-    memory's [M, H, P, D/H]; over zeros, where the index is negative."""
-    return jax.lax.platform_dependent(query, *memory, index, tpu=attend_picked_in_lanes, default=attend_picked_by_head)
-
-
-def attend_picked_by_head(query: jax.Array, key: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
-    """Returns what `attend_picked` does, every head for itself."""
-    return attend_own(query, KeyValues(pick(key, index), pick(value, index)))
-
-
-def attend_picked_in_lanes(query: jax.Array, key: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
-    """Returns what `attend_picked` does, with all heads side by side, [Q, D], as a TPU's lanes hold them.
-
-    Sums over a head's numbers are products with 0s and 1s: on a TPU arrays whose last dimensions are a few vectors of a small
-    head lie mostly empty, and what is multiplied there is laid out anew each time.
-    """
-    heads, queries, size = query.shape
-    width, vectors = heads * size, key.shape[2]
-    wide = jnp.swapaxes(query, 0, 1).reshape(queries, width).astype(jnp.float32)
-    keys, values = (pick(jnp.swapaxes(x, 1, 2).reshape(len(x), vectors * width), index) for x in (key, value))
-    of_head = jnp.repeat(jnp.eye(heads), size, axis=0)
-    product = functools.partial(jnp.matmul, precision=_precision(query))
-    parts = [slice(p * width, (p + 1) * width) for p in range(vectors)]
-    scores = jnp.stack([product(wide * keys[:, part], of_head) for part in parts]) * size**-0.5
-    weights = jax.nn.softmax(scores, axis=0)
-    return sum(product(own, of_head.T) * values[:, part] for own, part in zip(weights, parts, strict=True)).astype(value.dtype)
 
 
 def pick(x: jax.Array, index: jax.Array) -> jax.Array:

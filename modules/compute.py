@@ -29,7 +29,8 @@ class Compute:
     """precision: of what layers and heads of text multiply, and pass on; sums, norms, logits, losses and parameters stay float32.
     scan: layers run as one compiled body in a loop, so that compiling does not take longer with more of them; where layers are
         gone through in several rounds they do not.
-    remat: what a layer's backward pass computes anew: nothing ("none"), all but products with weights ("dots"), or all ("full").
+    remat: what a layer's backward pass computes anew: nothing ("none"), all but products with weights and what kernels make
+        ("dots"), or all ("full").
     attention: "einsum", or a "flash" kernel that never holds a whole matrix of scores; it runs where attention is rotary and has
     no prefix, and einsum elsewhere. Off a TPU it is interpreted, slowly.
     text_chunk: targets of text whose logits exist at one time, in every row; 0 for all of them. A multiple that divides them.
@@ -63,6 +64,9 @@ class Compute:
         """The type of what layers pass on."""
         return jnp.dtype(self.precision)
 
+
+KERNEL_MADE = "kernel_made"
+"""The name of what a kernel makes and its backward pass needs, for what is kept of a layer."""
 
 Dimensions = tuple[str | None, ...]
 """Names of an array's dimensions; None for those that are never divided."""
@@ -198,8 +202,11 @@ def rematerialised(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any
     """Returns the layer, its backward pass computing anew what `remat` says."""
     if remat == "none":
         return layer
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    return hk.remat(layer, policy=policy)
+    policies = jax.checkpoint_policies
+    kept = policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(KERNEL_MADE)
+    )
+    return hk.remat(layer, policy=kept if remat == "dots" else None)
 
 
 def lowered(params: hk.Params) -> hk.Params:

@@ -20,7 +20,6 @@ from modules.attention import (
     attend,
     attend_in_order,
     distance_waves,
-    join_heads,
     linear,
     normed,
     rotate,
@@ -28,8 +27,8 @@ from modules.attention import (
     score_distances,
     split_heads,
 )
-from modules.compute import LayerNames, current, each_device, gathering, laid, rematerialised
-from modules.flash import flash_attention
+from modules.compute import LayerNames, current, gathering, laid, rematerialised
+from modules.flash import flash
 from modules.masks import Place, may_see, spans
 from modules.mixture_of_experts import Experts, Routed
 
@@ -199,33 +198,47 @@ class Block(hk.Module):
         self,
         x: jax.Array,
         time: Time,
-        over: Callable[..., tuple[jax.Array, KeyValues]],
+        over: Callable[..., tuple[jax.Array, KeyValues]] | None,
         between: Callable[[jax.Array], jax.Array] | None,
         prefix: KeyValues | None,
         there: jax.Array,
         last: int | None = None,
-    ) -> tuple[jax.Array, KeyValues, Routed | None]:
+        kernel: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> tuple[jax.Array, KeyValues | None, Routed | None]:
         """Returns the layer's output [Q, D], the keys and values that are left for later, and where experts had the tokens.
 
         over: attends with queries over the tokens' own keys and values, and over others that it knows. there: bool [Q], whether
-            there is a token. last: how many tokens, the last ones, are asked for their output; None for all.
+            there is a token. last: how many tokens, the last ones, are asked for their output; None for all. kernel: attends
+            instead of `over`, with queries, keys and values side by side, [Q, 3 * D], as they are; it leaves nothing for later.
         """
         config, asked = self._config, slice(None if last is None else -last, None)
         qkv = linear(3 * config.width, "query_key_value")(normed("norm_attention", x))
-        query, key, value = (split_heads(laid(part, None, "heads"), config.heads) for part in jnp.split(qkv, 3, axis=-1))
-        query, x, there = query[:, asked], x[asked], there[asked]
+        if kernel is not None:
+            mixed, memory = kernel(qkv), None
+        else:
+            mixed, memory = self._attend(qkv, time, over, prefix, asked)
+            x, there = x[asked], there[asked]
+        x = laid(x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
+        if between is not None:
+            x = x + between(x).astype(x.dtype)
+        added, routed = self._feed_forward(normed("norm_feed_forward", x), there)
+        return laid(x + added, None, None), memory, routed
+
+    @hk.experimental.name_like("__call__")
+    def _attend(
+        self, qkv: jax.Array, time: Time, over: Callable[..., tuple[jax.Array, KeyValues]], prefix: KeyValues | None, asked: slice
+    ) -> tuple[jax.Array, KeyValues]:
+        """Returns what the asked tokens attend to, and the keys and values of all."""
+        heads = self._config.heads
+        query, key, value = (split_heads(laid(part, None, "heads"), heads) for part in jnp.split(qkv, 3, axis=-1))
+        query = query[:, asked]
         before = None if prefix is None else Prefix(query, prefix)
         relative = None
         if isinstance(time, Turn):
             query, key = rotate(query, time.cos[asked], time.sin[asked]), rotate(key, *time)
         else:
             query, relative = self._relative(query, Distance(time.waves, time.between[asked]))
-        mixed, memory = over(query, KeyValues(key, value), relative=relative, prefix=before)
-        x = laid(x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
-        if between is not None:
-            x = x + between(x).astype(x.dtype)
-        added, routed = self._feed_forward(normed("norm_feed_forward", x), there)
-        return laid(x + added, None, None), memory, routed
+        return over(query, KeyValues(key, value), relative=relative, prefix=before)
 
     @hk.experimental.name_like("__call__")
     def _feed_forward(self, x: jax.Array, there: jax.Array) -> tuple[jax.Array, Routed | None]:
@@ -356,10 +369,12 @@ def over_each_other(
     compute, _ = current()
     time = time_of(config, place, place)
 
+    by_kernel = compute.attention == "flash" and config.position == "rotary" and not prefix
+
     def attention(window: int | jax.Array) -> Callable[..., jax.Array]:
         """Returns what attends over a window of so many moments."""
-        if compute.attention == "flash" and config.position == "rotary" and not prefix:
-            return functools.partial(flash, spans(place, window), reach)
+        if by_kernel:
+            return functools.partial(flash, heads=config.heads, turn=tuple(time), seen=spans(place, window), reach=reach)
         return functools.partial(attend_in_order, mask=may_see(place, place, window), reach=reach)
 
     # Of layers that are alike the mask is made once, outside of them.
@@ -378,7 +393,7 @@ def over_each_other(
 
         with gathering():
             block = blocks[i] if blocks else Block(config, f"layer_{i}", compute.expert_capacity)
-            x, _, routed = block(x, time, over, outside, before, place.segment > 0)
+            x, _, routed = block(x, time, over, outside, before, place.segment > 0, kernel=attends if by_kernel else None)
         return x, routed
 
     x = entered = laid(x.astype(compute.dtype), None, None)
@@ -398,20 +413,3 @@ def over_each_other(
             by_layer.append(routed)
         routed = jax.tree.map(lambda *parts: jnp.stack(parts), *by_layer)
     return normed("norm_out", x), routed
-
-
-def flash(
-    seen: tuple[jax.Array, jax.Array],
-    reach: int | None,
-    query: jax.Array,
-    memory: KeyValues,
-    relative: None,
-    prefix: None,
-) -> jax.Array:
-    """Returns what `attend_in_order` does, by the kernel; seen: now and until, as `spans` gives them."""
-    _, spread = current()
-    device = jax.devices()[0] if spread is None else spread.mesh.devices.flat[0]
-    kernel = functools.partial(flash_attention, reach=reach, interpret=device.platform != "tpu")
-    by_head = ("heads", None, None)
-    run = each_device(kernel, by_head, by_head, by_head, (None,), (None,))
-    return join_heads(run(query, memory.key, memory.value, *seen))

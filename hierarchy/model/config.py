@@ -151,9 +151,9 @@ PRESETS = {
         plan_width=64,
         plan_read="film",
     ),
-    "79M": gato(768, 8, 24, 3072, TransformerConfig(256, 4, 4, 1024, window=16), plan_vectors=8, plan_width=256),
-    "364M": gato(1536, 12, 12, 6144, TransformerConfig(512, 6, 8, 2048, window=16), plan_vectors=8, plan_width=256),
-    "1.18B": gato(2048, 24, 16, 8192, TransformerConfig(768, 8, 12, 3072, window=16), plan_vectors=8, plan_width=256),
+    "79M": gato(768, 8, 24, 3072, TransformerConfig(256, 4, 2, 1024, window=16), plan_vectors=8, plan_width=256),
+    "364M": gato(1536, 12, 12, 6144, TransformerConfig(512, 6, 4, 2048, window=16), plan_vectors=8, plan_width=256),
+    "1.18B": gato(2048, 24, 16, 8192, TransformerConfig(768, 8, 6, 3072, window=16), plan_vectors=8, plan_width=256),
 }
 
 

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 
 from hierarchy.layout import BINS, Schema, planner_name
 from hierarchy.model.config import ModelConfig, Sizes, sizes
-from modules.attention import KeyValues, attend_own, attend_picked, linear, normed, pick, split_heads
+from modules.attention import KeyValues, attend_own, join_heads, linear, normed, pick, split_heads
+from modules.compute import current
 from modules.embedding import BinHead, TokenEmbedding, log_features
+from modules.flash import flash_picked
 from modules.masks import Place
 from modules.patches import PatchEmbedding
 from modules.quantisation import quantise
@@ -243,8 +245,12 @@ def what_a_plan_adds(
         return normed(f"norm_plan_{i}", x) * scale + shift
 
     def cross_attention(layer: KeyValues, x: jax.Array, i: int) -> jax.Array:
-        query = split_heads(linear(reader.width, f"plan_query_{i}")(normed(f"norm_plan_{i}", x)), reader.heads)
-        mixed = attend_own(query, layer) if index is None else attend_picked(query, layer, index)
+        query = linear(reader.width, f"plan_query_{i}")(normed(f"norm_plan_{i}", x))
+        if index is not None and current()[0].attention == "flash":
+            mixed = flash_picked(query, *(join_heads(entries) for entries in layer), reader.heads, index)
+        else:
+            query = split_heads(query, reader.heads)
+            mixed = attend_own(query, layer if index is None else own_entries(layer, index))
         return linear(reader.width, f"plan_out_{i}")(mixed)
 
     return film if config.plan_read == "film" else cross_attention

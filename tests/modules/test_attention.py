@@ -13,13 +13,9 @@ from modules.attention import (
     attend,
     attend_in_order,
     attend_own,
-    attend_picked_by_head,
-    attend_picked_in_lanes,
     distance_waves,
     pick,
     rotate,
-    rotate_parts,
-    rotate_whole,
     rotation,
     score_distances,
     split_heads,
@@ -173,34 +169,6 @@ def test_rotated_products_depend_on_the_time_between_alone():
     for gap in (0, 1, 3, 39):
         assert product(gap, 0) == pytest.approx(product(100_000 + gap, 100_000), abs=1e-5)
     assert len({round(product(gap, 0), 4) for gap in range(10)}) > 5
-
-
-def same_with_slopes(one, other, *arguments: np.ndarray) -> None:
-    """Two functions give the same, and so do their slopes by every argument."""
-    weight = np.random.default_rng(7).normal(size=one(*arguments).shape)
-    numbers = range(len(arguments))
-    ours, theirs = (
-        jax.value_and_grad(lambda *x, way=way: jnp.vdot(way(*x), weight), numbers)(*arguments) for way in (one, other)
-    )
-    assert abs(float(theirs[0])) > 0.1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
-
-
-@pytest.mark.parametrize("size", [4, SIZE, 24])
-def test_whole_heads_are_turned_as_their_parts_are(size):
-    """The one is for TPUs, and nothing else that is tested here runs it."""
-    (x,) = arrays((HEADS, 7, size))
-    same_with_slopes(rotate_whole, rotate_parts, x, *map(np.asarray, rotation(jnp.arange(7) * 3, size, 40)))
-    half = jnp.asarray(x, jnp.bfloat16)
-    turn = rotation(jnp.arange(7), size, 40)
-    np.testing.assert_array_equal(rotate_whole(half, *turn), rotate_parts(half, *turn))
-
-
-def test_picked_entries_are_attended_over_in_lanes_as_by_head():
-    """The one is for TPUs, and nothing else that is tested here runs it."""
-    query, key, value = arrays((HEADS, 5, SIZE), (3, HEADS, 4, SIZE), (3, HEADS, 4, SIZE))
-    index = np.array([2, 0, 0, -1, 1])
-    same_with_slopes(lambda *x: attend_picked_in_lanes(*x, index), lambda *x: attend_picked_by_head(*x, index), query, key, value)
 
 
 def test_rotation_turns_and_does_not_stretch():

@@ -45,6 +45,7 @@ def assert_close(one, other, within: float) -> None:
         pytest.param("windows", Compute(scan=True, remat="full"), marks=pytest.mark.long),
         pytest.param("pooled", Compute(remat="full"), marks=pytest.mark.long),
         pytest.param("pooled", Compute(attention="flash", scan=True), marks=pytest.mark.long),
+        pytest.param("pooled", Compute(attention="flash", scan=True, remat="dots"), marks=pytest.mark.long),
         pytest.param("three_rates", Compute(scan=True, remat="full"), marks=pytest.mark.long),
         pytest.param("captions", Compute(scan=True, remat="full", text_chunk=32), marks=pytest.mark.long),
         pytest.param("text", Compute(text_chunk=64), marks=pytest.mark.long),

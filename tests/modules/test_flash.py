@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from modules import flash
-from modules.attention import KeyValues, attend, join_heads
-from modules.flash import flash_attention
+from modules.attention import KeyValues, attend, attend_own, pick, rotate, rotation, split_heads
+from modules.flash import flash_attention, flash_picked
 from modules.masks import Place, may_see, spans
 
 HEADS, SIZE, LENGTH = 2, 8, 300
@@ -42,36 +42,67 @@ def test_two_integers_say_what_the_mask_says(window):
         assert np.diagonal(told).all()
 
 
-def arrays(count: int, length: int = LENGTH) -> list[jax.Array]:
+def arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=(HEADS, length, SIZE)), jnp.float32) for _ in range(count)]
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize(("window", "reach"), [(5, None), (5, 150), (1000, None)])
-def test_the_kernel_attends_as_written_out_and_so_do_its_slopes(window, reach, monkeypatch):
+def attended(qkv: jax.Array, turn: tuple[jax.Array, jax.Array], mask: jax.Array, heads: int) -> jax.Array:
+    """What the kernel does, written out."""
+    query, key, value = (split_heads(part, heads) for part in jnp.split(qkv, 3, axis=-1))
+    return attend(rotate(query, *turn), KeyValues(rotate(key, *turn), value), mask)
+
+
+@pytest.mark.parametrize(("window", "reach", "size"), [(5, None, 8), (5, 150, 8), (1000, None, 8), (5, 150, 128), (5, None, 136)])
+def test_the_kernel_attends_as_written_out_and_so_do_its_slopes(window, reach, size, monkeypatch):
+    """Heads that fill a row of lanes, that fill part of one, and that fill one and part of another."""
     monkeypatch.setattr(flash, "BLOCK", 128)
-    query, key, value, weight = arrays(4)
+    qkv, weight = arrays((LENGTH, 3 * HEADS * size), (LENGTH, HEADS * size))
     where = place(1)
     now, until = spans(where, window)
-    weight = weight * (np.asarray(where.segment) > 0)[:, None]
+    turn = rotation(jnp.asarray(where.time), size, 40)
+    there = np.asarray(where.segment) > 0
     back = np.arange(LENGTH)[:, None] - np.arange(LENGTH)[None]
     mask = may_see(where, where, window)
     assert reach is None or back[np.asarray(mask)].max() <= reach
 
+    def plain(qkv):
+        return attended(qkv, turn, mask, HEADS)
+
+    def kernel(qkv):
+        return flash_attention(qkv, *turn, now, until, size, reach, interpret=True)
+
+    def graded(way):
+        return jax.jit(
+            jax.value_and_grad(lambda qkv: (jnp.vdot((mixed := way(qkv)), weight * there[:, None]), mixed), has_aux=True)
+        )(qkv)
+
+    ((_, found), slope), ((_, expected), wanted) = graded(kernel), graded(plain)
+    np.testing.assert_allclose(found[there], expected[there], atol=2e-5)
+    np.testing.assert_allclose(slope, wanted, atol=2e-4)
+
+
+@pytest.mark.parametrize(("queries", "entries", "size"), [(300, 50, 8), (20, 3, 128)])
+def test_picked_entries_are_attended_over_as_each_by_itself(queries, entries, size, monkeypatch):
+    """Entries in any order, some that none picks, and queries that pick none."""
+    monkeypatch.setattr(flash, "BLOCK", 128)
+    query, key, value, weight = arrays((queries, HEADS * size), *[(entries, 4, HEADS * size)] * 2, (queries, HEADS * size))
+    index = np.random.default_rng(1).integers(-1, entries - 1, queries)
+
     def plain(query, key, value):
-        mixed = attend(query, KeyValues(key, value), mask)
-        return jnp.sum(mixed * join_heads(weight)), mixed
+        by_head = (jax.vmap(lambda entry: split_heads(entry, HEADS))(x) for x in (key, value))
+        return attend_own(split_heads(query, HEADS), KeyValues(*(pick(x, index) for x in by_head)))
 
     def kernel(query, key, value):
-        mixed = flash_attention(query, key, value, now, until, reach, interpret=True)
-        return jnp.sum(mixed * weight), join_heads(mixed)
+        return flash_picked(query, key, value, HEADS, jnp.asarray(index))
 
-    graded = [jax.jit(jax.value_and_grad(each, (0, 1, 2), has_aux=True))(query, key, value) for each in (kernel, plain)]
-    ((_, found), slopes), ((_, expected), wanted) = graded
-    there = np.asarray(where.segment) > 0
-    np.testing.assert_allclose(found[there], expected[there], atol=2e-5)
-    for one, other in zip(slopes, wanted, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+    found, expected = (
+        jax.jit(jax.value_and_grad(lambda *x, way=way: jnp.vdot(way(*x), weight), (0, 1, 2)))(query, key, value)
+        for way in (kernel, plain)
+    )
+    np.testing.assert_allclose(kernel(query, key, value), plain(query, key, value), atol=2e-5)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4), found[1], expected[1])
+    assert not np.any(kernel(query, key, value)[index < 0])
 
 
 def test_the_kernel_goes_through_the_blocks_that_may_be_seen_and_no_more():
@@ -79,12 +110,17 @@ def test_the_kernel_goes_through_the_blocks_that_may_be_seen_and_no_more():
     assert flash.pairs(1024, 100) == 3 * 512**2
     assert flash.pairs(2048, 512) == 7 * 512**2
     assert flash.pairs(300) == 384**2
+    assert flash.picked_pairs(2048, 1032) == 2048 * 3 * 384
 
 
 def test_rows_at_once_are_rows_by_themselves():
-    query, key, value = (jnp.stack([x, 2 * x]) for x in arrays(3, 100))
-    now, until = (jnp.stack([a, b]) for a, b in zip(spans(place(0, 100), 4), spans(place(3, 100), 4), strict=True))
-    both = jax.vmap(lambda *row: flash_attention(*row, interpret=True))(query, key, value, now, until)
+    (qkv,) = arrays((2, 100, 3 * HEADS * SIZE))
+    wheres = place(0, 100), place(3, 100)
+    turn, seen = (
+        [jnp.stack(x) for x in zip(*each, strict=True)]
+        for each in ([rotation(jnp.asarray(where.time), SIZE, 40) for where in wheres], [spans(where, 4) for where in wheres])
+    )
+    both = jax.vmap(lambda *row: flash_attention(*row, size=SIZE, interpret=True))(qkv, *turn, *seen)
     for i in range(2):
-        alone = flash_attention(query[i], key[i], value[i], now[i], until[i], interpret=True)
+        alone = flash_attention(qkv[i], *(x[i] for x in (*turn, *seen)), size=SIZE, interpret=True)
         np.testing.assert_allclose(both[i], alone, atol=1e-6)
