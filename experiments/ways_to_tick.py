@@ -32,8 +32,9 @@ from hierarchy.layout import (
 from hierarchy.model import stepwise
 from hierarchy.model.config import ModelConfig, PlanRead
 from hierarchy.model.network import Network, Reading, build
+from modules.cache import Run
 from modules.masks import Place
-from modules.transformer import Run, TransformerConfig, empty_cache
+from modules.transformer import TransformerConfig, empty_cache
 
 Way = Callable[[int], np.ndarray]
 AGE = 3

@@ -38,7 +38,7 @@ from hierarchy.layout import (
 from hierarchy.model import stepwise
 from hierarchy.model.network import Reading
 from hierarchy.timeline import NO_PLAN, Timeline, age, visible
-from modules.transformer import Cache
+from modules.cache import Cache
 
 Intervention = Callable[[int, jax.Array], jax.Array]
 """From update j and its plan vectors [B, P, plan_width] to the vectors that the level below gets instead."""

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from hierarchy.layout import BINS, Schema, planner_name
 from hierarchy.model.config import ModelConfig, Sizes, sizes
 from modules.attention import KeyValues, attend_own, join_heads, linear, normed, pick, split_heads
+from modules.cache import Cache, Slots
 from modules.compute import current
 from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.flash import flash_picked
 from modules.masks import Place
 from modules.patches import PatchEmbedding
 from modules.quantisation import quantise
-from modules.transformer import Cache, Slots, Transformer, TransformerConfig
+from modules.transformer import Transformer, TransformerConfig
 
 Reading = tuple[Any, ...]
 """A plan as the layers of the level below read it (the controller's, or a planner's under another), one entry a layer: KeyValues

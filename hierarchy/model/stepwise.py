@@ -32,8 +32,9 @@ from hierarchy.layout import (
 from hierarchy.model.config import ModelConfig
 from hierarchy.model.network import Network, Reading
 from modules.attention import MASKED
+from modules.cache import Cache, Run
 from modules.masks import Place
-from modules.transformer import Cache, Run, TransformerConfig, empty_cache
+from modules.transformer import TransformerConfig, empty_cache
 
 Decoding = Literal["sample", "argmax", "mean"]
 DROPPED = 2**30

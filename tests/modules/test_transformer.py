@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from modules.cache import Run, put
 from modules.compute import Compute, computing
 from modules.masks import Place
-from modules.transformer import Run, Transformer, TransformerConfig, empty_cache, put
+from modules.transformer import Transformer, TransformerConfig, empty_cache
 
 CONFIG = TransformerConfig(width=8, layers=2, heads=2, feed_forward=12, window=4)
 TOKENS, A_TICK, SLOTS = 36, 3, 12
