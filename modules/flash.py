@@ -22,6 +22,8 @@ BLOCK = 512
 LANES = 128
 NEVER = 2**30
 """A moment after all others, of places that only fill a block up."""
+ROOM = 2**23
+"""Bytes that the slopes of queries may take while they are summed, beside all else in a chip's vector memory, 16 MiB."""
 
 
 def flash(
@@ -53,7 +55,7 @@ def flash(
 
 def flash_picked(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, index: jax.Array) -> jax.Array:
     """Returns what queries [N, H * D] attend to, each over the P keys and values of the entry that its index [N] picks out of
-    [M, P, H * D]: what `modules.attention.attend_picked` does. Zeros where the index is negative."""
+    [M, P, H * D], as `modules.attention.attend_own` does. Zeros where the index is negative."""
     entries, vectors, width = key.shape
     number = jnp.repeat(jnp.arange(entries), vectors)
     over = _heads_divided(heads, width)
@@ -398,6 +400,11 @@ def _backward(
         return (jnp.where(i == at.count[1] - 1, j, 0) if at.span is None else i), h
 
     kept = at.count[0] if at.span is None else at.span
+    if kept * at.block[0] * at.lanes * 4 > ROOM:
+        raise ValueError(
+            f"the slopes of {kept * at.block[0]} queries that see the same key, heads of {at.lanes}: at most "
+            f"{ROOM // (4 * at.lanes)} fit; give rows fewer tokens, or a reach"
+        )
     shapes = [(at.block[w], at.lanes) for w in (0, 1, 1)]
     return at.call(
         _backward_kernel,

@@ -124,3 +124,17 @@ def test_rows_at_once_are_rows_by_themselves():
     for i in range(2):
         alone = flash_attention(qkv[i], *(x[i] for x in (*turn, *seen)), size=SIZE, interpret=True)
         np.testing.assert_allclose(both[i], alone, atol=1e-6)
+
+
+def test_streams_too_long_for_a_chip_are_refused_unless_they_see_less():
+    def shape(length: int, reach: int | None) -> tuple[int, ...]:
+        qkv, turn, when = (
+            jax.ShapeDtypeStruct((length, *more), kind) for more, kind in (((384,), "float32"), ((32,), "float32"), ((), "int32"))
+        )
+        total = jax.grad(lambda *x: flash_attention(*x, size=128, reach=reach, interpret=True).sum())
+        return jax.eval_shape(total, qkv, turn, turn, when, when).shape
+
+    assert shape(16_384, None) == (16_384, 384)
+    assert shape(32_768, 4000) == (32_768, 384)
+    with pytest.raises(ValueError, match="slopes of 32768 queries that see the same key, heads of 128: at most 16384 fit"):
+        shape(32_768, None)
