@@ -34,7 +34,7 @@ class Planner(hk.Module):
 
     def __init__(self, config: ModelConfig, own: TransformerConfig | None, table: Sizes, level: int = 1):
         super().__init__(name=planner_name(level))
-        self._config, self._own, self._table = config, own, table
+        self._config, self._own, self._table, self._level = config, own, table, level
 
     def __call__(
         self,
@@ -57,7 +57,7 @@ class Planner(hk.Module):
         cache, how many of the tokens, the last ones, are asked for their outputs; None for all.
         """
         config, table = self._own, self._table
-        x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
+        x = embedding(table, self._level, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if self._config.told_tick:
             x = x + linear(config.width, "time")(log_features(place.time))
@@ -81,7 +81,7 @@ class Planner(hk.Module):
     def text(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, pieces] of the next piece of text from outputs [M, D], by the table that embeds pieces."""
         table = self._table
-        return embedding(table, table.planner_names, self._config.planner.width).logits(x, table.pieces)
+        return embedding(table, self._level, self._config.planner.width).logits(x, table.pieces)
 
     def plan(self, x: jax.Array) -> jax.Array:
         """Returns plans [J, P, plan_width] as `limited` leaves them, from outputs [J, D]."""
@@ -137,7 +137,7 @@ class Controller(hk.Module):
         """
         config, table = self._config.controller, self._table
         reach = table.reach(config.window)
-        x = embedding(table, table.controller_names, config.width)(table.row(value), field, place.index)
+        x = embedding(table, 0, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if reading is None:
             if self._config.told_tick:
@@ -158,7 +158,7 @@ class Controller(hk.Module):
     def text(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, pieces] over pieces of text from outputs [M, D], by the table that embeds pieces."""
         table = self._table
-        return embedding(table, table.controller_names, self._config.controller.width).logits(x, table.pieces)
+        return embedding(table, 0, self._config.controller.width).logits(x, table.pieces)
 
     def patches(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
         """Returns the patches of images, embedded, [M, D], where no planner is there to see them."""
@@ -174,9 +174,10 @@ class Controller(hk.Module):
         return hk.Linear(sum(self._table.predictions), name="following")(x)
 
 
-def embedding(table: Sizes, names: int, width: int) -> TokenEmbedding:
-    """Returns a model's token embedding; names: that one token of its stream may have."""
-    return TokenEmbedding(table.names, BINS, table.fields, names, width)
+def embedding(table: Sizes, level: int, width: int) -> TokenEmbedding:
+    """Returns the token embedding of a planner's stream, or of the controller's (level 0)."""
+    names = table.planner_names if level else table.controller_names
+    return TokenEmbedding(table.names, BINS, table.fields, names, width, table.own_fields[level])
 
 
 def learnt_plan(config: ModelConfig) -> jax.Array:
