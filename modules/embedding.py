@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from modules.attention import pick
-from modules.compute import gathered
+from modules.compute import gathered, product
 
 SHARPNESS = (0.0, 4.0, 6.0)
 POSITIONS = 64
@@ -92,7 +92,7 @@ def product_by_field(row: jax.Array, field: jax.Array, matrix: jax.Array, table:
     """
     token, (fields, count, size) = jnp.arange(row.shape[0])[:, None], matrix.shape
     by_field = jnp.zeros((row.shape[0], fields, count)).at[token, jnp.maximum(field, 0)].add(atoms(row, table))
-    return by_field.reshape(row.shape[0], -1) @ matrix.reshape(-1, size)
+    return product(by_field.reshape(row.shape[0], -1), matrix.reshape(-1, size))
 
 
 def sum_of_products(row: jax.Array, field: jax.Array, matrix: jax.Array, names: int, bins: int) -> jax.Array:

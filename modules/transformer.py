@@ -15,13 +15,13 @@ import jax.numpy as jnp
 
 from modules.attention import (
     KeyValues,
+    Linear,
     Prefix,
     Relative,
     attend,
     attend_in_order,
     distance_waves,
     join_heads,
-    linear,
     normed,
     rotate,
     rotation,
@@ -211,7 +211,7 @@ class Block(hk.Module):
             there is a token. last: how many tokens, the last ones, are asked for their output; None for all.
         """
         config, asked = self._config, slice(None if last is None else -last, None)
-        qkv = linear(3 * config.width, "query_key_value")(normed("norm_attention", x))
+        qkv = Linear(3 * config.width, "query_key_value")(normed("norm_attention", x))
         query, key, value = (split_heads(laid(part, None, "heads"), config.heads) for part in jnp.split(qkv, 3, axis=-1))
         query, x, there = query[:, asked], x[asked], there[asked]
         before = None if prefix is None else Prefix(query, prefix)
@@ -221,7 +221,7 @@ class Block(hk.Module):
         else:
             query, relative = self._relative(query, Distance(time.waves, time.between[asked]))
         mixed, memory = over(query, KeyValues(key, value), relative=relative, prefix=before)
-        x = laid(x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
+        x = laid(x + Linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
         if between is not None:
             x = x + between(x).astype(x.dtype)
         added, routed = self._feed_forward(normed("norm_feed_forward", x), there)
@@ -233,9 +233,9 @@ class Block(hk.Module):
         if config.experts:
             hidden = config.feed_forward // (2 * config.chosen)
             return Experts(config.experts, config.chosen, hidden, self._capacity, scale)(x, there)
-        gate_up = linear(config.feed_forward, "gate_up")(x)
+        gate_up = Linear(config.feed_forward, "gate_up")(x)
         gate, up = (laid(part, None, "hidden") for part in jnp.split(gate_up, 2, axis=-1))
-        return linear(config.width, "down", scale)(jax.nn.gelu(gate) * up), None
+        return Linear(config.width, "down", scale)(jax.nn.gelu(gate) * up), None
 
     def _relative(self, query: jax.Array, time: Distance) -> tuple[jax.Array, Relative]:
         """Returns queries for the content of keys, and what queries add to their scores for the distance."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from hierarchy.layout import BINS, Schema, planner_name
 from hierarchy.model.config import ModelConfig, Sizes, sizes
-from modules.attention import KeyValues, attend_own, attend_picked, linear, normed, pick, split_heads
+from modules.attention import KeyValues, Linear, attend_own, attend_picked, normed, pick, split_heads
 from modules.embedding import BinHead, TokenEmbedding, log_features
 from modules.masks import Place
 from modules.patches import PatchEmbedding
@@ -60,7 +60,7 @@ class Planner(hk.Module):
         x = embedding(table, self._level, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if self._config.told_tick:
-            x = x + linear(config.width, "time")(log_features(place.time))
+            x = x + Linear(config.width, "time")(log_features(place.time))
         if reading is None:
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, last=last)
         return under_plans(self._config, config, x, place, reading, age, index, cache, slots, last=last)
@@ -86,7 +86,7 @@ class Planner(hk.Module):
     def plan(self, x: jax.Array) -> jax.Array:
         """Returns plans [J, P, plan_width] as `limited` leaves them, from outputs [J, D]."""
         config = self._config
-        plans = linear(config.plan_vectors * config.plan_width, "vectors")(x)
+        plans = Linear(config.plan_vectors * config.plan_width, "vectors")(x)
         return limited(plans.reshape(-1, config.plan_vectors, config.plan_width), config)
 
     def sub_goal(self, x: jax.Array) -> jax.Array:
@@ -141,7 +141,7 @@ class Controller(hk.Module):
         x = x if shown is None else x + shown
         if reading is None:
             if self._config.told_tick:
-                x = x + linear(config.width, "time")(log_features(place.time))
+                x = x + Linear(config.width, "time")(log_features(place.time))
             own = {"cache": cache, "slots": slots, "reach": reach, "beside": beside, "last": last}
             return Transformer(config, "transformer")(x, place, **own)
         return under_plans(self._config, config, x, place, reading, age, index, cache, slots, reach, beside, last)
@@ -191,10 +191,10 @@ def read_plan(config: ModelConfig, reader: TransformerConfig, plan: jax.Array) -
     layers = []
     for i in range(reader.layers):
         if config.plan_read == "film":
-            scale, shift = jnp.split(linear(2 * reader.width, f"plan_film_{i}")(plan.reshape(-1)), 2)
+            scale, shift = jnp.split(Linear(2 * reader.width, f"plan_film_{i}")(plan.reshape(-1)), 2)
             layers.append((scale, shift))
         else:
-            key_value = linear(2 * reader.width, f"plan_key_value_{i}")(plan)
+            key_value = Linear(2 * reader.width, f"plan_key_value_{i}")(plan)
             layers.append(KeyValues(*(split_heads(part, reader.heads) for part in jnp.split(key_value, 2, axis=-1))))
     return tuple(layers)
 
@@ -216,7 +216,7 @@ def under_plans(
     """Returns a reader's outputs of tokens [N, D] that each see a plan, entries [N, ...], of an age [N] ([1, ...] and [1] where
     all see the same; with an index [N] entries are the plans that there are), and the cache. beside: another cache that is
     attended over too. last: as the transformer's."""
-    aged = linear(reader.width, "age")(log_features(jnp.maximum(age, 0)))
+    aged = Linear(reader.width, "age")(log_features(jnp.maximum(age, 0)))
     x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
     if config.plan_read == "prefix":
         prefix = tuple(own_entries(layer, index) for layer in reading)
@@ -244,9 +244,9 @@ def what_a_plan_adds(
         return normed(f"norm_plan_{i}", x) * scale + shift
 
     def cross_attention(layer: KeyValues, x: jax.Array, i: int) -> jax.Array:
-        query = split_heads(linear(reader.width, f"plan_query_{i}")(normed(f"norm_plan_{i}", x)), reader.heads)
+        query = split_heads(Linear(reader.width, f"plan_query_{i}")(normed(f"norm_plan_{i}", x)), reader.heads)
         mixed = attend_own(query, layer) if index is None else attend_picked(query, layer, index)
-        return linear(reader.width, f"plan_out_{i}")(mixed)
+        return Linear(reader.width, f"plan_out_{i}")(mixed)
 
     return film if config.plan_read == "film" else cross_attention
 
