@@ -93,9 +93,10 @@ class DemoLongConfig:
     out: folder. minutes: for everything, on the cores that are there. preset: size of the models. patrol_episodes,
     scripted_episodes (of each body with a scripted expert), planned_episodes (of each whose expert plans), documents, captions:
     recorded, documents at most as many as CPython has. seeds: of the trainings on the whole corpus. baselines: folders of the
-    trainings on the patrol alone. warm_up: share of the steps in which a planner learns its own tasks alone. patrol_share: of the
-    episodes, on the whole corpus. rows, baseline_rows: of a batch. peak_rate, controller_rate: as in the demo. most_steps: of any
-    training, for a short try. episodes, scripted_evaluations, planned_evaluations, documents_read, pictures: a cell.
+    trainings on the patrol alone. warm_up, baseline_warm_up: share of the steps in which a planner learns its own tasks alone.
+    patrol_share: of the episodes, on the whole corpus. rows, baseline_rows: of a batch. peak_rate, controller_rate: as in the
+    demo. most_steps: of any training, for a short try. episodes, scripted_evaluations, planned_evaluations, documents_read,
+    pictures: a cell.
     """
 
     out: Path = Path("runs/demo_long")
@@ -114,8 +115,9 @@ class DemoLongConfig:
         *(name + how for name in BASELINES for how in ("", WITHOUT)),
         "controller_only",
     )
-    warm_up: float = 0.25
-    patrol_share: float = 0.5
+    warm_up: float = 0.2
+    baseline_warm_up: float = 0.25
+    patrol_share: float = 0.6
     rows: int = 4
     baseline_rows: int = 2
     peak_rate: float = 1.5e-3
@@ -209,7 +211,7 @@ def baseline(config: DemoLongConfig, name: str, steps: int) -> TrainConfig:
 
 def warm_up_of(config: DemoLongConfig, name: str) -> float:
     """Returns the share of a baseline's steps that only its planner learns in: none without a planner or a sub-goal."""
-    return config.warm_up if name in ("two_rate", "detached", "frozen", "fixed") else 0.0
+    return config.baseline_warm_up if name in ("two_rate", "detached", "frozen", "fixed") else 0.0
 
 
 def probes(config: DemoLongConfig) -> dict[str, TrainConfig]:

@@ -404,6 +404,18 @@ class Schema:
             first += 1 + layout.action.size
         return found
 
+    def own_fields(self, reader: str) -> tuple[tuple[int, ...], ...]:
+        """Returns the field ids that tokens of a reader's stream may have, one layout's after another's: those of what it reads,
+        and in the controller's stream the separator's and the action's."""
+        found = []
+        for layout in self.layouts:
+            ids = self.field_ids(layout.name)
+            runs = [(ids[reader, field.name], field.size * field.frames) for field in readers(layout)[reader]]
+            if reader == "controller":
+                runs += [(ids["controller", "separator"], 1), (ids["action", layout.action.name], layout.action.size)]
+            found.append(tuple(first + i for first, count in runs for i in range(count)))
+        return tuple(found)
+
     def predictions(self, name: str) -> tuple[tuple[int, int], ...]:
         """Returns, for one layout, (first class, number of classes) of each scalar that its controller predicts, in order.
 

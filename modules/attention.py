@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from modules.compute import product
+
 MASKED = -1e30
 CHUNK = 80
 
@@ -185,9 +187,17 @@ def _picked_from(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[j
 _pick.defvjp(_picked, _picked_from)
 
 
-def linear(size: int, name: str, scale: float = 1.0) -> hk.Linear:
-    """Returns a linear layer without bias, its initial variance scaled by `scale` over the width it reads."""
-    return hk.Linear(size, with_bias=False, w_init=hk.initializers.VarianceScaling(scale), name=name)
+class Linear(hk.Module):
+    """A linear layer without bias, its initial variance scaled by `scale` over the width it reads."""
+
+    def __init__(self, size: int, name: str, scale: float = 1.0):
+        super().__init__(name=name)
+        self._size, self._scale = size, scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [..., size] from [..., C]."""
+        init = hk.initializers.VarianceScaling(self._scale)
+        return product(x, hk.get_parameter("w", (x.shape[-1], self._size), x.dtype, init=init))
 
 
 def norm(name: str) -> hk.RMSNorm:

@@ -178,10 +178,43 @@ def gathering() -> Iterator[None]:
         yield
 
 
+_IN_ROWS: contextvars.ContextVar[bool] = contextvars.ContextVar("in_rows", default=False)
+
+
 def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the function of one row, for all rows of a batch at once: `jax.vmap`, the rows divided among the devices."""
     _, spread = current()
-    return jax.vmap(function, spmd_axis_name=None if spread is None else spread.over("rows"))
+    if spread is not None:
+        return jax.vmap(function, spmd_axis_name=spread.over("rows"))
+
+    def run(*arguments: Any) -> Any:
+        token = _IN_ROWS.set(True)
+        try:
+            return jax.vmap(function)(*arguments)
+        finally:
+            _IN_ROWS.reset(token)
+
+    return run
+
+
+def product(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Returns x [..., C] times weights [C, D]. The tokens of all rows are multiplied as those of one long row.
+
+    The gradient of weights is then a product of two matrices. Of rows [B, N, C] XLA would first turn the slopes around in memory,
+    and multiply as it does slowly: on a CPU that takes twice as long.
+    """
+    if not _IN_ROWS.get() or x.ndim != 2:
+        return jnp.matmul(x, weights)
+    # Not for reverse-mode differentiation by itself, for which there is a rule only once rows are one: `over_rows` stands inside.
+    multiply = jax.custom_batching.custom_vmap(jnp.matmul)
+
+    @multiply.def_vmap
+    def multiply_rows(size: int, batched: list[bool], x: jax.Array, weights: jax.Array) -> tuple[jax.Array, bool]:
+        if batched != [True, False]:
+            return jax.vmap(jnp.matmul, in_axes=[0 if each else None for each in batched])(x, weights), True
+        return jnp.matmul(x.reshape(-1, x.shape[-1]), weights).reshape(*x.shape[:-1], -1), True
+
+    return multiply(x, weights)
 
 
 def each_device(function: Callable[..., jax.Array], *names: tuple[str | None, ...]) -> Callable[..., jax.Array]:

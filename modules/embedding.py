@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from types import ModuleType
 
 import haiku as hk
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from modules.attention import pick
-from modules.compute import gathered
+from modules.compute import gathered, product
 
 SHARPNESS = (0.0, 4.0, 6.0)
 POSITIONS = 64
@@ -91,7 +92,7 @@ def product_by_field(row: jax.Array, field: jax.Array, matrix: jax.Array, table:
     """
     token, (fields, count, size) = jnp.arange(row.shape[0])[:, None], matrix.shape
     by_field = jnp.zeros((row.shape[0], fields, count)).at[token, jnp.maximum(field, 0)].add(atoms(row, table))
-    return by_field.reshape(row.shape[0], -1) @ matrix.reshape(-1, size)
+    return product(by_field.reshape(row.shape[0], -1), matrix.reshape(-1, size))
 
 
 def sum_of_products(row: jax.Array, field: jax.Array, matrix: jax.Array, names: int, bins: int) -> jax.Array:
@@ -122,13 +123,24 @@ class TokenEmbedding(hk.Module):
     scattering a gradient into them is most of a training step on a CPU, and neighbouring bins ought to be alike.
     """
 
-    def __init__(self, names: int, bins: int, fields: int, lookups: int, width: int, name: str = "embedding"):
+    def __init__(
+        self,
+        names: int,
+        bins: int,
+        fields: int,
+        lookups: int,
+        width: int,
+        own: Sequence[Sequence[int]] = (),
+        name: str = "embedding",
+    ):
         """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's, then two of what is its field
         alone: an image patch, and an action element whose value is not known. lookups: names that one token may have, which
-        come before its other atoms."""
+        come before its other atoms. own: the fields that tokens may have, none for all: many at once take a product over these,
+        which with many layouts are the smaller part."""
         super().__init__(name=name)
         self._features = row_features(names, bins)
         self._names, self._bins, self._fields, self._lookups, self._width = names, bins, fields, lookups, width
+        self._own = np.asarray([field for group in own for field in group] or range(fields), np.int32)
 
     def __call__(self, row: jax.Array, field: jax.Array, index: jax.Array) -> jax.Array:
         """Returns [N, D] from rows and fields int32 [N, K]; atoms with a negative row are absent.
@@ -147,8 +159,10 @@ class TokenEmbedding(hk.Module):
             # One value a token: its field only adds to it.
             x = pick(matrix[:, 0], jnp.where(there, field, -1)[:, 0])
         elif row.shape[0] > 8:
+            place = np.zeros(self._fields, np.int32)
+            place[self._own] = np.arange(len(self._own))
             x = jax.lax.platform_dependent(
-                *(row, field, matrix),
+                *(row, jnp.where(there, jnp.asarray(place)[field], -1), matrix[self._own]),
                 tpu=functools.partial(sum_of_products, names=self._names, bins=self._bins),
                 default=functools.partial(product_by_field, table=table),
             )

@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from modules.attention import linear, pick
+from modules.attention import Linear, pick
 
 INTERVALS = 128
 GROUPS = 8
@@ -25,9 +25,9 @@ class PatchEmbedding(hk.Module):
 
     def __call__(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
         """Returns [M, D] from uint8 [M, patch * patch * channels], and rows and columns int32 [M] in [0, 128)."""
-        x = linear(self._width, "pixels")(scaled(pixels, self._channels))
-        y = linear(self._width, "first")(jax.nn.gelu(group_norm(x, "norm_first")))
-        x = x + linear(self._width, "second")(jax.nn.gelu(group_norm(y, "norm_second")))
+        x = Linear(self._width, "pixels")(scaled(pixels, self._channels))
+        y = Linear(self._width, "first")(jax.nn.gelu(group_norm(x, "norm_first")))
+        x = x + Linear(self._width, "second")(jax.nn.gelu(group_norm(y, "norm_second")))
         for name, index in (("rows", row), ("columns", column)):
             x = x + pick(hk.get_parameter(name, (INTERVALS, self._width), init=hk.initializers.RandomNormal(0.3)), index)
         return x

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from modules.attention import (
     KeyValues,
+    Linear,
     Prefix,
     Relative,
     attend,
     attend_in_order,
     distance_waves,
-    linear,
     normed,
     rotate,
     rotation,
@@ -160,13 +160,13 @@ class Block(hk.Module):
             instead of `over`, with queries, keys and values side by side, [Q, 3 * D], as they are; it leaves nothing for later.
         """
         config, asked = self._config, slice(None if last is None else -last, None)
-        qkv = linear(3 * config.width, "query_key_value")(normed("norm_attention", x))
+        qkv = Linear(3 * config.width, "query_key_value")(normed("norm_attention", x))
         if kernel is not None:
             mixed, memory = kernel(qkv), None
         else:
             mixed, memory = self._attend(qkv, time, over, prefix, asked)
             x, there = x[asked], there[asked]
-        x = laid(x + linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
+        x = laid(x + Linear(config.width, "attention_out", 1.0 / config.layers)(mixed), None, None)
         if between is not None:
             x = x + between(x).astype(x.dtype)
         added, routed = self._feed_forward(normed("norm_feed_forward", x), there)
@@ -194,9 +194,9 @@ class Block(hk.Module):
         if config.experts:
             hidden = config.feed_forward // (2 * config.chosen)
             return Experts(config.experts, config.chosen, hidden, self._capacity, scale)(x, there)
-        gate_up = linear(config.feed_forward, "gate_up")(x)
+        gate_up = Linear(config.feed_forward, "gate_up")(x)
         gate, up = (laid(part, None, "hidden") for part in jnp.split(gate_up, 2, axis=-1))
-        return linear(config.width, "down", scale)(jax.nn.gelu(gate) * up), None
+        return Linear(config.width, "down", scale)(jax.nn.gelu(gate) * up), None
 
     def _relative(self, query: jax.Array, time: Distance) -> tuple[jax.Array, Relative]:
         """Returns queries for the content of keys, and what queries add to their scores for the distance."""

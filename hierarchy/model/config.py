@@ -166,6 +166,8 @@ class Sizes(NamedTuple):
     pieces: classes of the heads of text, 0 where no action is text. patch_values, patch_channels: of an image's patch, or 0.
     discrete: classes of that action head. goal_names, goal_bins: classes of the sub-goals' head, names first.
     predictions: classes of each predicted scalar, one after another those of that head. lives: bins of the lifetimes' head, or 0.
+    own_fields: those that tokens of a stream may have, one layout's after another's: of the controller's, then of the planners',
+    from the one that plans for the controller up.
     """
 
     names: int
@@ -182,6 +184,7 @@ class Sizes(NamedTuple):
     goal_bins: int
     predictions: tuple[int, ...]
     lives: int
+    own_fields: tuple[tuple[tuple[int, ...], ...], ...]
 
     @property
     def goals(self) -> int:
@@ -219,4 +222,5 @@ def sizes(schema: Schema) -> Sizes:
         goal_bins=max([codec.bins for codec in goals if isinstance(codec, Bounded)], default=0),
         predictions=tuple(classes for layout in schema.layouts for _, classes in schema.predictions(layout.name)),
         lives=len(LIVES) if any(layout.lifetime for layout in schema.layouts) else 0,
+        own_fields=tuple(schema.own_fields(reader) for reader in ("controller", *map(planner_name, range(1, schema.above + 2)))),
     )

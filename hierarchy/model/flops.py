@@ -57,7 +57,7 @@ def update_flops(config: ModelConfig, schema: Schema, layout: Layout, level: int
     # Of words any may be the last one.
     outputs = tokens if words(readers(layout)[reader]) else 1
     moments = tokens if config.told_tick else 0
-    count = _embedding(schema, planner, tokens, atoms, moments) + _layers(planner, tokens, slots, outputs)
+    count = _embedding(schema, reader, planner, tokens, atoms, moments) + _layers(planner, tokens, slots, outputs)
     if level < len(config.planners):
         count += _plan_reading(config, planner, tokens, outputs) + 2 * LOG_FEATURES * planner.width
     vectors = config.plan_vectors * config.plan_width
@@ -73,7 +73,8 @@ def follow_flops(config: ModelConfig, schema: Schema, layout: Layout) -> int:
         return 0
     slots = planner.window * tokens_per_update(layout) + (config.text_slots if words(layout.planner) else 0)
     moments = tokens if config.told_tick else 0
-    return _embedding(schema, planner, tokens, schema.planner_atoms, moments) + _layers(planner, tokens, slots, outputs=0)
+    count = _embedding(schema, planner_name(1), planner, tokens, schema.planner_atoms, moments)
+    return count + _layers(planner, tokens, slots, outputs=0)
 
 
 class Pass(NamedTuple):
@@ -179,7 +180,7 @@ def _remembered(config: ModelConfig, slots: int) -> int:
 def _controller_pass(config: ModelConfig, schema: Schema, tokens: int, atoms: int, slots: int, outputs: int) -> int:
     """Operations of `tokens` tokens of as many atoms through the controller. They share the plan's age; or have each its time."""
     controller, moments = config.controller, tokens * config.told_tick if config.planner is None else 1
-    count = _embedding(schema, controller, tokens, atoms, moments) + _layers(controller, tokens, slots, outputs)
+    count = _embedding(schema, "controller", controller, tokens, atoms, moments) + _layers(controller, tokens, slots, outputs)
     return count if config.planner is None else count + _plan_reading(config, controller, tokens, outputs)
 
 
@@ -194,10 +195,10 @@ def _plan_reading(config: ModelConfig, reader: TransformerConfig, tokens: int, o
     return through * (2 * 2 * width * width + attended + softmax + (NORM + 2) * width)
 
 
-def _embedding(schema: Schema, config: TransformerConfig, tokens: int, atoms: int, moments: int) -> int:
-    """Operations of embedding tokens and as many times or ages as `moments`. Many tokens of several atoms are embedded field by
-    field, absent ones too."""
-    several = (atoms if tokens <= 8 else schema.fields) * BIN_FEATURES
+def _embedding(schema: Schema, reader: str, config: TransformerConfig, tokens: int, atoms: int, moments: int) -> int:
+    """Operations of embedding tokens of a reader and as many times or ages as `moments`. Many tokens of several atoms are
+    embedded field by field, those of the stream's own that a token lacks too."""
+    several = (atoms if tokens <= 8 else sum(map(len, schema.own_fields(reader)))) * BIN_FEATURES
     multiplied = (0 if atoms == 1 else several) + BIN_FEATURES + 3
     return 2 * config.width * (tokens * multiplied + moments * LOG_FEATURES)
 

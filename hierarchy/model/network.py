@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from hierarchy.layout import BINS, Schema, planner_name
 from hierarchy.model.config import ModelConfig, Sizes, sizes
-from modules.attention import KeyValues, attend_own, join_heads, linear, normed, pick, split_heads
+from modules.attention import KeyValues, Linear, attend_own, join_heads, normed, pick, split_heads
 from modules.cache import Cache, Slots
 from modules.compute import current
 from modules.embedding import BinHead, TokenEmbedding, log_features
@@ -37,7 +37,7 @@ class Planner(hk.Module):
 
     def __init__(self, config: ModelConfig, own: TransformerConfig | None, table: Sizes, level: int = 1):
         super().__init__(name=planner_name(level))
-        self._config, self._own, self._table = config, own, table
+        self._config, self._own, self._table, self._level = config, own, table, level
 
     def __call__(
         self,
@@ -60,10 +60,10 @@ class Planner(hk.Module):
         cache, how many of the tokens, the last ones, are asked for their outputs; None for all.
         """
         config, table = self._own, self._table
-        x = embedding(table, table.planner_names, config.width)(table.row(value), field, place.index)
+        x = embedding(table, self._level, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if self._config.told_tick:
-            x = x + linear(config.width, "time")(log_features(place.time))
+            x = x + Linear(config.width, "time")(log_features(place.time))
         if reading is None:
             return Transformer(config, "transformer")(x, place, cache=cache, slots=slots, last=last)
         return under_plans(self._config, config, x, place, reading, age, index, cache, slots, last=last)
@@ -84,12 +84,12 @@ class Planner(hk.Module):
     def text(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, pieces] of the next piece of text from outputs [M, D], by the table that embeds pieces."""
         table = self._table
-        return embedding(table, table.planner_names, self._config.planner.width).logits(x, table.pieces)
+        return embedding(table, self._level, self._config.planner.width).logits(x, table.pieces)
 
     def plan(self, x: jax.Array) -> jax.Array:
         """Returns plans [J, P, plan_width] as `limited` leaves them, from outputs [J, D]."""
         config = self._config
-        plans = linear(config.plan_vectors * config.plan_width, "vectors")(x)
+        plans = Linear(config.plan_vectors * config.plan_width, "vectors")(x)
         return limited(plans.reshape(-1, config.plan_vectors, config.plan_width), config)
 
     def sub_goal(self, x: jax.Array) -> jax.Array:
@@ -140,11 +140,11 @@ class Controller(hk.Module):
         """
         config, table = self._config.controller, self._table
         reach = table.reach(config.window)
-        x = embedding(table, table.controller_names, config.width)(table.row(value), field, place.index)
+        x = embedding(table, 0, config.width)(table.row(value), field, place.index)
         x = x if shown is None else x + shown
         if reading is None:
             if self._config.told_tick:
-                x = x + linear(config.width, "time")(log_features(place.time))
+                x = x + Linear(config.width, "time")(log_features(place.time))
             own = {"cache": cache, "slots": slots, "reach": reach, "beside": beside, "last": last}
             return Transformer(config, "transformer")(x, place, **own)
         return under_plans(self._config, config, x, place, reading, age, index, cache, slots, reach, beside, last)
@@ -161,7 +161,7 @@ class Controller(hk.Module):
     def text(self, x: jax.Array) -> jax.Array:
         """Returns logits [M, pieces] over pieces of text from outputs [M, D], by the table that embeds pieces."""
         table = self._table
-        return embedding(table, table.controller_names, self._config.controller.width).logits(x, table.pieces)
+        return embedding(table, 0, self._config.controller.width).logits(x, table.pieces)
 
     def patches(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
         """Returns the patches of images, embedded, [M, D], where no planner is there to see them."""
@@ -177,9 +177,10 @@ class Controller(hk.Module):
         return hk.Linear(sum(self._table.predictions), name="following")(x)
 
 
-def embedding(table: Sizes, names: int, width: int) -> TokenEmbedding:
-    """Returns a model's token embedding; names: that one token of its stream may have."""
-    return TokenEmbedding(table.names, BINS, table.fields, names, width)
+def embedding(table: Sizes, level: int, width: int) -> TokenEmbedding:
+    """Returns the token embedding of a planner's stream, or of the controller's (level 0)."""
+    names = table.planner_names if level else table.controller_names
+    return TokenEmbedding(table.names, BINS, table.fields, names, width, table.own_fields[level])
 
 
 def learnt_plan(config: ModelConfig) -> jax.Array:
@@ -193,10 +194,10 @@ def read_plan(config: ModelConfig, reader: TransformerConfig, plan: jax.Array) -
     layers = []
     for i in range(reader.layers):
         if config.plan_read == "film":
-            scale, shift = jnp.split(linear(2 * reader.width, f"plan_film_{i}")(plan.reshape(-1)), 2)
+            scale, shift = jnp.split(Linear(2 * reader.width, f"plan_film_{i}")(plan.reshape(-1)), 2)
             layers.append((scale, shift))
         else:
-            key_value = linear(2 * reader.width, f"plan_key_value_{i}")(plan)
+            key_value = Linear(2 * reader.width, f"plan_key_value_{i}")(plan)
             layers.append(KeyValues(*(split_heads(part, reader.heads) for part in jnp.split(key_value, 2, axis=-1))))
     return tuple(layers)
 
@@ -218,7 +219,7 @@ def under_plans(
     """Returns a reader's outputs of tokens [N, D] that each see a plan, entries [N, ...], of an age [N] ([1, ...] and [1] where
     all see the same; with an index [N] entries are the plans that there are), and the cache. beside: another cache that is
     attended over too. last: as the transformer's."""
-    aged = linear(reader.width, "age")(log_features(jnp.maximum(age, 0)))
+    aged = Linear(reader.width, "age")(log_features(jnp.maximum(age, 0)))
     x = x + jnp.where(age[:, None] >= 0, aged, 0.0)
     if config.plan_read == "prefix":
         prefix = tuple(own_entries(layer, index) for layer in reading)
@@ -246,13 +247,13 @@ def what_a_plan_adds(
         return normed(f"norm_plan_{i}", x) * scale + shift
 
     def cross_attention(layer: KeyValues, x: jax.Array, i: int) -> jax.Array:
-        query = linear(reader.width, f"plan_query_{i}")(normed(f"norm_plan_{i}", x))
+        query = Linear(reader.width, f"plan_query_{i}")(normed(f"norm_plan_{i}", x))
         if index is not None and current()[0].attention == "flash":
             mixed = flash_picked(query, *(join_heads(entries) for entries in layer), reader.heads, index)
         else:
             query = split_heads(query, reader.heads)
             mixed = attend_own(query, layer if index is None else own_entries(layer, index))
-        return linear(reader.width, f"plan_out_{i}")(mixed)
+        return Linear(reader.width, f"plan_out_{i}")(mixed)
 
     return film if config.plan_read == "film" else cross_attention
 

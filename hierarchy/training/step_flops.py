@@ -16,8 +16,8 @@ def step_flops(config: ModelConfig, schema: Schema, packing: Packing) -> float:
     """Returns the operations of one training step of a two-rate model: forward and backward of every row."""
     table, slow, fast = sizes(schema), config.planner, config.controller
     tokens, ticks = packing.planner_tokens, packing.controller_tokens
-    count = _layers(slow, tokens) + _embedding(slow, table, tokens)
-    count += _layers(fast, ticks) + _embedding(fast, table, ticks) + _plan_reads(config, ticks)
+    count = _layers(slow, tokens) + _embedding(slow, table, 1, tokens)
+    count += _layers(fast, ticks) + _embedding(fast, table, 0, ticks) + _plan_reads(config, ticks)
     vectors = config.plan_vectors * config.plan_width
     count += packing.plans * 2 * vectors * (slow.width + 2 * fast.width * fast.layers)
     count += (packing.text_targets * 2 * table.pieces) * (slow.width + fast.width) if table.pieces else 0
@@ -52,8 +52,9 @@ def _layers(config: TransformerConfig, tokens: int) -> float:
     return config.depth * tokens * 2 * (4 * width * width + width * wide + wide // 2 * width + more)
 
 
-def _embedding(config: TransformerConfig, table: Sizes, tokens: int) -> float:
-    return tokens * 2 * config.width * BIN_FEATURES * (table.fields + 1)
+def _embedding(config: TransformerConfig, table: Sizes, level: int, tokens: int) -> float:
+    fields = sum(map(len, table.own_fields[level]))
+    return tokens * 2 * config.width * BIN_FEATURES * (fields + 1)
 
 
 def _plan_reads(config: ModelConfig, tokens: int) -> float:

@@ -90,10 +90,11 @@ def test_what_is_left_of_the_minutes_is_divided_and_kept(tmp_path):
     decided = budget(config, stages)
     later = sum(minutes for name, minutes in MINUTES.items() if name not in (*TRAINING, *stages.took_s))
     assert 700 + decided["training_s"] + 60 * (later + 7) == pytest.approx(90 * 60)
-    steps, pace = decided["steps"], 0.25 * 0.2 + 0.75 * 0.4
+    steps = decided["steps"]
+    pace, alone = (share * 0.2 + (1 - share) * 0.4 for share in (config.warm_up, config.baseline_warm_up))
     assert steps["two_rate"] == steps["single_rate"]
     assert steps["two_rate"] * pace == pytest.approx(decided["each_s"]["whole"], rel=0.01)
-    assert steps["baselines/frozen"] * pace == pytest.approx(decided["each_s"]["alone"], rel=0.01)
+    assert steps["baselines/frozen"] * alone == pytest.approx(decided["each_s"]["alone"], rel=0.01)
     # Without a warm-up every step is a joint one: fewer fit into the same time.
     assert steps["baselines/chunked"] * 0.4 == pytest.approx(decided["each_s"]["alone"], rel=0.01)
     lanes = len(config.seeds) * decided["each_s"]["whole"] + -(-len(config.baselines) // 2) * decided["each_s"]["alone"]

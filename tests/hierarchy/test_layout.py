@@ -71,6 +71,15 @@ def test_every_scalar_has_a_field_id_of_its_own():
     assert taken == list(range(schema.fields))
 
 
+def test_every_field_is_of_one_stream_and_one_layout():
+    schema = Schema((layout(), layout(name="other", planner=(), controller=(STATE,))), text_pieces=10)
+    groups = [group for reader in ("planner", "controller") for group in schema.own_fields(reader)]
+    assert sorted(field for group in groups for field in group) == list(range(schema.fields))
+    assert [len(group) for group in schema.own_fields("planner")] == [scalars(layout().planner) + 2, 0]
+    ids, own = schema.field_ids("other"), schema.own_fields("controller")[1]
+    assert {ids["controller", "separator"], ids["action", "action"], ids["action", "action"] + 1} <= set(own)
+
+
 def test_atoms_are_counted_for_pooled_layouts_alone():
     schema = Schema((layout(), layout(name="other", pooled=False)), text_pieces=10)
     assert (schema.planner_atoms, schema.controller_atoms) == (8, 9)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from hierarchy.batch import Targets
 from hierarchy.training.learner import LearnerConfig, initial_state, make_step, optimizer, shared
 from hierarchy.training.losses import LossWeights, joint_loss
-from modules.compute import Compute, LayerNames, Spread, computing, lowered, partition
+from modules.compute import Compute, LayerNames, Spread, computing, lowered, over_rows, partition, product
 from modules.stacking import by_layer, stacked
 from tests.hierarchy.model.two_rate_toys import toy
 from tests.hierarchy.training.spread_job import example
@@ -33,6 +33,41 @@ def assert_close(one, other, within: float) -> None:
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), atol=within)
+
+
+def one_by_one(x, weights):
+    return jnp.stack([jnp.matmul(row, weights) for row in x])
+
+
+@pytest.mark.parametrize("layer", [lambda each: each, jax.checkpoint], ids=["kept", "computed anew"])
+def test_tokens_of_all_rows_are_multiplied_as_those_of_each_row(layer):
+    """Values, and gradients of tokens and weights; sums over rows of another order would be seen."""
+    rng = np.random.default_rng(0)
+    x, weights, slope = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((3, 5, 4), (4, 6), (3, 5, 6)))
+
+    def graded(multiply):
+        return jax.value_and_grad(lambda x, weights: jnp.sum(slope * multiply(x, weights)), (0, 1))(x, weights)
+
+    def at_once(x, weights):
+        return over_rows(layer(lambda row: product(row, weights)))(x)
+
+    for one, other in zip(jax.tree.leaves(graded(at_once)), jax.tree.leaves(graded(one_by_one)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    turned = jax.tree.leaves(graded(lambda x, weights: at_once(x[::-1], weights)))
+    assert abs(turned[0] - graded(one_by_one)[0]) > 0.1
+    ranks = [line for line in str(jax.make_jaxpr(graded, static_argnums=0)(at_once)).splitlines() if "dot_general" in line]
+    assert ranks
+    assert not any("f32[3,5," in line.split("dot_general")[0] for line in ranks)
+
+
+def test_weights_of_a_rows_own_and_rows_of_none_are_multiplied_too():
+    rng = np.random.default_rng(1)
+    x, weights = rng.normal(size=(3, 5, 4)).astype(np.float32), rng.normal(size=(3, 4, 6)).astype(np.float32)
+    np.testing.assert_allclose(over_rows(product)(x, weights), np.einsum("bnc,bcd->bnd", x, weights), atol=1e-5)
+    plans = over_rows(lambda plan: jax.vmap(lambda each: product(each, weights[0]))(plan))(x[:, None])
+    np.testing.assert_allclose(plans[:, 0], x @ weights[0], atol=1e-5)
+    alone = jax.grad(lambda weights: product(x[0], weights).sum())(weights[0])
+    np.testing.assert_allclose(alone, np.tile(x[0].sum(0)[:, None], 6), atol=1e-5)
 
 
 @pytest.mark.parametrize(

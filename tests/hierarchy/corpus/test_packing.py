@@ -453,6 +453,25 @@ def test_a_mixed_batch_sends_each_action_to_its_own_head():
         assert len(names) <= 1
 
 
+@pytest.mark.parametrize("planner", [True, False])
+def test_a_token_has_fields_of_one_layout_and_of_its_own_stream(planner):
+    """What products over a stream's own fields take for granted, with readings, separators, actions and words."""
+    schema = toy_schema(toy_layout("arm", elements=2, planner=planner), toy_layout("maze", pooled=False, planner=planner))
+    episodes = [toy_episode(0, 40, elements=2, says=SAYS), toy_episode(1, 40, says=SAYS)]
+    encoded = [encode_episode(schema, name, each, Letters()) for name, each in zip(("arm", "maze"), episodes)]
+    packing = Packing(rows=4, planner_tokens=800, controller_tokens=800)
+    batch, _ = pack(np.random.default_rng(0), lambda rng: encoded[rng.integers(2)], schema, packing)
+    for reader, stream in (("planner", batch.planner), ("controller", batch.controller)):
+        groups, seen = [set(fields) for fields in schema.own_fields(reader)], set()
+        for token in stream.field.reshape(-1, stream.field.shape[-1]).tolist():
+            fields = set(token) - {EMPTY}
+            seen |= fields
+            assert not fields or sum(fields <= own for own in groups) == 1
+        unread = (set().union(*groups) - seen) if planner or reader == "controller" else set()
+        # The last element of an action is no token, nor is a hint that the word before it stands for.
+        assert len(unread) <= 2 * len(schema.layouts)
+
+
 def test_a_budget_that_is_too_small_is_named():
     schema, _, encoded = toy()
     for name, value in {"plans": 3, "action_targets": 5, "sub_goal_targets": 1}.items():
