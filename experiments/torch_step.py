@@ -86,7 +86,7 @@ def at(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 class Embedding(nn.Module):
     """As `modules.embedding.TokenEmbedding`."""
 
-    def __init__(self, leaves: Mapping[str, np.ndarray], table: Sizes, lookups: int):
+    def __init__(self, leaves: Mapping[str, np.ndarray], table: Sizes, lookups: int, level: int):
         super().__init__()
         values = bin_features(BINS)
         constant = np.eye(1, values.shape[1], dtype=np.float32)
@@ -96,9 +96,12 @@ class Embedding(nn.Module):
             number(leaves[name]) for name in ("names", "fields", "shared", "positions")
         )
         self._names, self._lookups = table.names, lookups
+        own = torch.tensor([field for group in table.own_fields[level] for field in group])
+        self.register_buffer("own", own)
+        self.register_buffer("place", torch.zeros(table.fields, dtype=torch.long).index_put((own,), torch.arange(len(own))))
 
     def forward(self, row: torch.Tensor, field: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        (rows, tokens, atoms), (fields, count, size) = row.shape, self.fields.shape
+        (rows, tokens, atoms), (_, count, size) = row.shape, self.fields.shape
         there = row >= 0
         alone = there.sum(-1) == 1
         features = self.features[row.clamp(min=0)] * there[..., None]
@@ -107,9 +110,9 @@ class Embedding(nn.Module):
         else:
             own = features.clone()
             own[..., 1:] *= ~alone[..., None, None]
-            by_field = torch.zeros(rows, tokens, fields, count)
-            by_field.scatter_add_(2, field.clamp(min=0)[..., None].expand(own.shape), own)
-            x = by_field.flatten(2) @ self.fields.view(-1, size)
+            by_field = torch.zeros(rows, tokens, len(self.own), count)
+            by_field.scatter_add_(2, self.place[field.clamp(min=0)][..., None].expand(own.shape), own)
+            x = by_field.flatten(2) @ self.fields[self.own].view(-1, size)
         x = x + alone[..., None] * (features.sum(2) @ self.shared)
         x = x + (row == self._names + BINS).any(-1, keepdim=True) * self.names[self._names]
         first = row[..., : self._lookups]
@@ -154,7 +157,8 @@ class Reader(nn.Module):
 
     def __init__(self, leaves: Leaves, name: str, config: TransformerConfig, table: Sizes, lookups: int, told_of: str):
         super().__init__()
-        self.embedding, self.told_of = Embedding(leaves[f"{name}/embedding"], table, lookups), dense(leaves[f"{name}/{told_of}"])
+        self.embedding = Embedding(leaves[f"{name}/embedding"], table, lookups, 0 if name == "controller" else 1)
+        self.told_of = dense(leaves[f"{name}/{told_of}"])
         self.layers = nn.ModuleList(Layer(leaves, name, i, config) for i in range(config.layers))
         self.norm_out = number(leaves[f"{name}/transformer/norm_out"]["scale"])
         count, longest = max(config.width // config.heads // 4, 1), max(4 * config.window, 4)
