@@ -264,9 +264,12 @@ class _Steps(NamedTuple):
         )
 
 
-def _product(a: jax.Array, b: jax.Array, over_a: int, over_b: int, precision=None) -> jax.Array:
-    how = {"precision": precision, "preferred_element_type": jnp.float32}
-    return jax.lax.dot_general(a, b, (((over_a,), (over_b,)), ((), ())), **how)
+def _product(a: jax.Array, b: jax.Array, over_a: int, over_b: int) -> jax.Array:
+    # Said here and not left to `jax_default_matmul_precision`: the compiler refuses more than bfloat16 has to give, and would
+    # multiply float32 as bfloat16.
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    dimensions = (((over_a,), (over_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
 def _turned(x: jax.Array, turn, count: int, way: int = 1) -> jax.Array:
@@ -353,7 +356,7 @@ def _backward_kernel(
         scores = jnp.where(seen, _product(others, own, 1, 1) * at.size**-0.5, MASKED)
         weights = jnp.where(seen, jnp.exp(scores - total[...]), 0.0)
         dropped = slope[...].astype(jnp.float32) * out[...].astype(jnp.float32)
-        drop = _product(jnp.ones((8, at.lanes)), dropped, 1, 1, jax.lax.Precision.HIGHEST)[:1]
+        drop = _product(jnp.ones((8, at.lanes)), dropped, 1, 1)[:1]
         slopes = weights * (_product(value[...], slope[...], 1, 1) - drop) * at.size**-0.5
         slopes = slopes.astype(query.dtype)
         values[...] += _product(weights.astype(slope.dtype), slope[...], 1, 0)
