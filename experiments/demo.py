@@ -55,7 +55,7 @@ class DemoConfig:
     patrol_episodes: int = 2000
     suite: tuple[str, ...] = tuple(SUITE)
     suite_episodes: int = 60
-    steps: int = 2250
+    steps: int = 3500
     planner_steps: int = 560
     peak_rate: float = 1.5e-3
     controller_rate: float = 3.0
