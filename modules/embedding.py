@@ -85,14 +85,18 @@ def atoms(row: jax.Array, table: jax.Array) -> jax.Array:
     return jnp.where(alone[:, None, None], features * jnp.eye(1, table.shape[1]), features)
 
 
-def product_by_field(row: jax.Array, field: jax.Array, matrix: jax.Array, table: jax.Array) -> jax.Array:
-    """Returns [N, D], the sums over atoms [N, K] of features times their fields' own matrices [fields, C, D].
+def product_by_field(row: jax.Array, field: jax.Array, matrix: jax.Array, table: jax.Array, own: np.ndarray) -> jax.Array:
+    """Returns [N, D], the sums over atoms [N, K] of features times their fields' own matrices [fields, C, D]. own: the fields
+    that there may be.
 
     Features are brought to their fields instead of matrices to atoms, so that the gradient is a product and not a scatter.
     """
-    token, (fields, count, size) = jnp.arange(row.shape[0])[:, None], matrix.shape
-    by_field = jnp.zeros((row.shape[0], fields, count)).at[token, jnp.maximum(field, 0)].add(atoms(row, table))
-    return product(by_field.reshape(row.shape[0], -1), matrix.reshape(-1, size))
+    place = np.zeros(len(matrix), np.int32)
+    place[own] = np.arange(len(own))
+    token, (_, count, size) = jnp.arange(row.shape[0])[:, None], matrix.shape
+    by_field = jnp.zeros((row.shape[0], len(own), count))
+    by_field = by_field.at[token, jnp.asarray(place)[jnp.maximum(field, 0)]].add(atoms(row, table))
+    return product(by_field.reshape(row.shape[0], -1), matrix[own].reshape(-1, size))
 
 
 def sum_of_products(row: jax.Array, field: jax.Array, matrix: jax.Array, names: int, bins: int) -> jax.Array:
@@ -159,12 +163,10 @@ class TokenEmbedding(hk.Module):
             # One value a token: its field only adds to it.
             x = pick(matrix[:, 0], jnp.where(there, field, -1)[:, 0])
         elif row.shape[0] > 8:
-            place = np.zeros(self._fields, np.int32)
-            place[self._own] = np.arange(len(self._own))
             x = jax.lax.platform_dependent(
-                *(row, jnp.where(there, jnp.asarray(place)[field], -1), matrix[self._own]),
+                *(row, field, matrix),
                 tpu=functools.partial(sum_of_products, names=self._names, bins=self._bins),
-                default=functools.partial(product_by_field, table=table),
+                default=functools.partial(product_by_field, table=table, own=self._own),
             )
         else:
             x = jnp.einsum("nkc,nkcd->nd", atoms(row, table), matrix[jnp.maximum(field, 0)])
