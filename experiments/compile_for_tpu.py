@@ -27,7 +27,8 @@ from rich.table import Table
 from experiments.optimised_program import Work, work
 from experiments.tasks import schema_of
 from hierarchy.batch import Batch
-from hierarchy.corpus.packing import Packing, fill
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.packing import fill
 from hierarchy.layout import TEXT_IDS, Schema
 from hierarchy.model.config import PRESETS, ModelConfig, sizes
 from hierarchy.model.network import Network, build

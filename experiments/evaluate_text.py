@@ -26,8 +26,10 @@ from experiments.statistics import Interval, mean_interval
 from experiments.tasks import COLLECTIONS
 from experiments.train import cache_compilations, first_held_out
 from hierarchy.batch import Batch
-from hierarchy.corpus.packing import Packing, fill
-from hierarchy.corpus.segment import Encoded, cut, encode_episode
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.packing import fill
+from hierarchy.corpus.reading import Encoded
+from hierarchy.corpus.segment import cut, encode_episode
 from hierarchy.corpus.store import Source
 from hierarchy.episode import Episode
 from hierarchy.layout import EMPTY, tokens_per_reading, tokens_per_update

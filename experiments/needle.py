@@ -36,8 +36,10 @@ from experiments.record import LICENCE
 from experiments.stages import Pace, steps_in
 from experiments.statistics import CONFIDENCE
 from experiments.train import Mix, TrainConfig, cache_compilations, pace_s, train_run
-from hierarchy.corpus.packing import Packing, fill
-from hierarchy.corpus.segment import Encoded, cut, encode_episode
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.packing import fill
+from hierarchy.corpus.reading import Encoded
+from hierarchy.corpus.segment import cut, encode_episode
 from hierarchy.corpus.store import MANIFEST, Source, write_source
 from hierarchy.episode import Episode
 from hierarchy.model.network import Network

@@ -22,7 +22,8 @@ from experiments.real_time import newest_step
 from experiments.real_time_run import Weights, parts
 from experiments.train import cache_compilations
 from hierarchy.control.real_time import Update
-from hierarchy.corpus.packing import Packing, fill
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.packing import fill
 from hierarchy.corpus.reading import Pieces
 from hierarchy.corpus.segment import Segment, cut, encode_episode
 from hierarchy.corpus.store import Source

@@ -45,8 +45,8 @@ import tyro
 from experiments.tasks import find, layouts_of, schema_of
 from hierarchy.batch import Batch
 from hierarchy.corpus import text
+from hierarchy.corpus.budgets import AbovePacking, Packing
 from hierarchy.corpus.mixture import Loader, Mixture, Part
-from hierarchy.corpus.packing import AbovePacking, Packing
 from hierarchy.corpus.prompts import Prompts
 from hierarchy.corpus.store import MANIFEST, Source
 from hierarchy.layout import Schema, describe

@@ -119,6 +119,25 @@ def test_a_file_imports_only_what_its_room_may(path):
     assert forbidden_imports(module(path), path.read_text()) == []
 
 
+def circle_of(uses: dict[str, set[str]]) -> list[str]:
+    """Returns the modules that use each other in a circle, and what only those use; none where there is no circle."""
+    left = dict(uses)
+    while done := [name for name, others in left.items() if not others & left.keys()]:
+        for name in done:
+            del left[name]
+    return sorted(left)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    names = {module(path): path for path in sources()}
+    uses = {
+        name: {other if other in names else other.rpartition(".")[0] for other in imported(ast.parse(path.read_text()))} - {name}
+        for name, path in names.items()
+    }
+    assert circle_of(uses) == []
+    assert circle_of(uses | {"hierarchy.timeline": {"hierarchy.corpus.packing"}})
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_executes_what_it_reads(path):
     assert runs_code_from_data(path.read_text()) == []

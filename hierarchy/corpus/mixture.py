@@ -10,10 +10,11 @@ import grain
 import numpy as np
 
 from hierarchy.batch import Batch
-from hierarchy.corpus.packing import Packing, pack
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.packing import pack
 from hierarchy.corpus.prompts import NO_PROMPTS, Prompts, draw_excerpt
-from hierarchy.corpus.reading import Pieces
-from hierarchy.corpus.segment import Encoded, encode_episode
+from hierarchy.corpus.reading import Encoded, Pieces
+from hierarchy.corpus.segment import encode_episode
 from hierarchy.episode import Episode
 from hierarchy.layout import Piece, Schema
 

@@ -11,11 +11,12 @@ the planner's. Ticks are the episode's own throughout.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from hierarchy.corpus.reading import spoken_fields, spoken_ids, words_read
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.reading import Encoded, spoken_fields, spoken_ids, words_read
 from hierarchy.layout import (
     EMPTY,
     PREVIOUS_ACTION,
@@ -33,10 +34,6 @@ from hierarchy.layout import (
     words,
 )
 from hierarchy.timeline import NO_PLAN, Timeline, visible
-
-if TYPE_CHECKING:
-    from hierarchy.corpus.packing import Packing
-    from hierarchy.corpus.segment import Encoded
 
 HEADS = {Bounded: "continuous", Discrete: "discrete", Piece: "text"}
 """The head of an action by its codec."""

@@ -16,17 +16,15 @@ from anywhere in one. There it is further tokens of the sequence; here it is fur
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hierarchy.batch import Stream
-from hierarchy.corpus.segment import Encoded, Segment, cut
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.reading import Encoded
+from hierarchy.corpus.segment import Segment, cut
 from hierarchy.episode import Episode
 from hierarchy.timeline import Timeline, on_time
-
-if TYPE_CHECKING:
-    from hierarchy.corpus.packing import Packing
 
 AT_THE_END = 0.5
 """Share of the prompts that are the end of an episode."""

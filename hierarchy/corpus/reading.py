@@ -6,6 +6,7 @@ a recorded episode (`from_episode`); `planner_tokens`, `between_tokens`, `contro
 Axes: B episodes, T ticks, N readings, K atoms (scalars summed into one token).
 """
 
+import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -33,6 +34,7 @@ from hierarchy.layout import (
     tokens_per_update,
     words,
 )
+from hierarchy.timeline import Timeline
 
 
 class Pieces(Protocol):
@@ -332,3 +334,22 @@ def _refused(schema: Schema, field: Field, row: np.ndarray) -> bool:
     except ValueError:
         return True
     return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One episode in ids. history: its observations. label: int32 [T, A], sub_goal: int32 [T, G]; EMPTY where there is nothing
+    to predict. following: int32 [T, F], classes of the predicted scalars of the tick after. timeline: the one under which it was
+    recorded, None where it does not tell. prompt: what is read before it, if anything (`hierarchy.corpus.prompts`)."""
+
+    history: History
+    label: np.ndarray
+    sub_goal: np.ndarray
+    following: np.ndarray
+    timeline: Timeline | None
+    prompt: "Encoded | None" = None
+
+    @property
+    def ticks(self) -> int:
+        """T, the number of actions."""
+        return len(self.label)

@@ -4,16 +4,17 @@ One update's tokens: what the planner follows, at each tick since the update bef
 due; one reading of its numbers, what it follows among them. The last of them is where the plan is read.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hierarchy.batch import Above, Patches, Stream, Targets
+from hierarchy.corpus.budgets import Packing
 from hierarchy.corpus.codecs import intervals
 from hierarchy.corpus.outline import HEADS, TAKEN, Heard, Outline, Over, Read, Said, learnt_from, outline, pieces_after, says
 from hierarchy.corpus.reading import (
+    Encoded,
     History,
     Pieces,
     between_tokens,
@@ -47,28 +48,6 @@ from hierarchy.layout import (
     tokens_per_update,
 )
 from hierarchy.timeline import NO_PLAN, PLAN_READY, Timeline, from_marks
-
-if TYPE_CHECKING:
-    from hierarchy.corpus.packing import Packing
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """One episode in ids. history: its observations. label: int32 [T, A], sub_goal: int32 [T, G]; EMPTY where there is nothing
-    to predict. following: int32 [T, F], classes of the predicted scalars of the tick after. timeline: the one under which it was
-    recorded, None where it does not tell. prompt: what is read before it, if anything (`hierarchy.corpus.prompts`)."""
-
-    history: History
-    label: np.ndarray
-    sub_goal: np.ndarray
-    following: np.ndarray
-    timeline: Timeline | None
-    prompt: "Encoded | None" = None
-
-    @property
-    def ticks(self) -> int:
-        """T, the number of actions."""
-        return len(self.label)
 
 
 class Segment(NamedTuple):

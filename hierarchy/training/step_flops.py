@@ -5,7 +5,7 @@ nor what picks tokens out of streams. Every place of a budget counts, filled or 
 as it can reach: half of a square. Of experts those count that a token is for; room that nobody takes does not.
 """
 
-from hierarchy.corpus.packing import Packing
+from hierarchy.corpus.budgets import Packing
 from hierarchy.layout import BINS, Schema
 from hierarchy.model.config import ModelConfig, Sizes, sizes
 from hierarchy.model.flops import BIN_FEATURES, HEAD_FEATURES

@@ -82,7 +82,8 @@ def test_every_kind_of_harm_does_what_it_says(sleeper):
         done[kind] += 1
         if kind == "scribble":
             assert sleeper.link.found(0) is None
-            assert sleeper.state() in "RS"
+            # At work, asleep, or waiting for memory: not stopped, nor dead.
+            assert sleeper.state() in "RSD"
         elif kind == "kill":
             until(lambda: sleeper.state() == "Z")
         else:

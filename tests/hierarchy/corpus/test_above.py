@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hierarchy.corpus.packing import AbovePacking, Packing, draw_offer, fill, pack
+from hierarchy.corpus.budgets import AbovePacking, Packing
+from hierarchy.corpus.packing import draw_offer, fill, pack
 from hierarchy.corpus.segment import cut, encode_episode, make, trim
 from hierarchy.layout import EMPTY, Schema
 from hierarchy.timeline import periodic, recorded

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hierarchy.corpus.packing import Packing, draw_offer, draw_timeline_of, pack
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.packing import draw_offer, draw_timeline_of, pack
 from hierarchy.corpus.segment import encode_episode, lives, make, next_classes
 from hierarchy.episode import Episode
 from hierarchy.layout import (

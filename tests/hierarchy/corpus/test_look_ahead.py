@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hierarchy.corpus.packing import Packing, draw_offer, pack
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.packing import draw_offer, pack
 from hierarchy.corpus.segment import cut, encode_episode, look_ahead
 from hierarchy.layout import EMPTY, ahead, single_rate, tick_action
 from hierarchy.timeline import periodic, recorded

@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
+from hierarchy.corpus.budgets import Packing
 from hierarchy.corpus.mixture import Loader, Mixture, Part
-from hierarchy.corpus.packing import Packing
 from hierarchy.corpus.store import write_source
 from tests.hierarchy.corpus.corpus_toys import Letters, toy_episode, toy_layout, toy_schema
 

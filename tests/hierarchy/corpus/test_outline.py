@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hierarchy.corpus.budgets import AbovePacking, Packing
 from hierarchy.corpus.outline import TAKEN, NoLoss, outline, window_at
-from hierarchy.corpus.packing import AbovePacking, Packing
 from hierarchy.corpus.segment import cut, encode_episode, make, taken, trim
 from hierarchy.layout import EMPTY, Discrete, Field, ahead, single_rate
 from hierarchy.timeline import draw, periodic

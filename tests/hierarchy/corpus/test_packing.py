@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hierarchy.corpus.budgets import Packing
 from hierarchy.corpus.codecs import decode, encode
 from hierarchy.corpus.outline import window_at
-from hierarchy.corpus.packing import Packing, fill, pack
+from hierarchy.corpus.packing import fill, pack
 from hierarchy.corpus.segment import cut, encode_episode, trim
 from hierarchy.layout import EMPTY, PREVIOUS_ACTION, SEPARATOR, Bounded, Text, id_range, single_rate, tokens_per_reading
 from hierarchy.timeline import Timeline, periodic, recorded

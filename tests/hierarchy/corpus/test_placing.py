@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hierarchy.corpus import packing as packing_module
-from hierarchy.corpus.packing import FILL, Packing, draw_offers, pack
+from hierarchy.corpus.budgets import Packing
+from hierarchy.corpus.packing import FILL, draw_offers, pack
 from hierarchy.corpus.placing import Offer, place
 from hierarchy.corpus.segment import encode_episode
 from hierarchy.layout import single_rate

@@ -6,8 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hierarchy.corpus.budgets import Packing
 from hierarchy.corpus.mixture import Loader, Mixture, Part
-from hierarchy.corpus.packing import Packing
 from hierarchy.corpus.prompts import NO_PROMPTS, Prompts, draw_excerpt, excerpt, is_prompted, lay_before
 from hierarchy.corpus.segment import cut, encode_episode, trim
 from hierarchy.episode import check

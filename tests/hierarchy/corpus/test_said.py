@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchy.batch import Batch
+from hierarchy.corpus.budgets import Packing
 from hierarchy.corpus.codecs import intervals, patches
-from hierarchy.corpus.packing import Packing, fill, pack
+from hierarchy.corpus.packing import fill, pack
 from hierarchy.corpus.segment import cut, encode_episode, trim
 from hierarchy.layout import EMPTY, PATCH, SEPARATOR, Field, Image, Layout, Piece, Schema
 from hierarchy.timeline import periodic, visible

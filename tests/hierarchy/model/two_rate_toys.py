@@ -14,7 +14,8 @@ import numpy as np
 from hierarchy.batch import Batch
 from hierarchy.control.acting import Acting, compile_acting
 from hierarchy.control.agent import Agent, AgentState
-from hierarchy.corpus.packing import AbovePacking, Packing, fill
+from hierarchy.corpus.budgets import AbovePacking, Packing
+from hierarchy.corpus.packing import fill
 from hierarchy.corpus.segment import HEADS, Segment, cut, encode_episode
 from hierarchy.episode import Episode
 from hierarchy.layout import (
