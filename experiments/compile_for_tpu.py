@@ -5,7 +5,7 @@
 Nothing runs on a TPU, and none is needed: the TPU's compiler (libtpu, see requirements-extras.txt) is an ordinary library. It
 says exactly whether the step fits into a chip's memory and what is sent between chips; its times are estimates, and so is what is
 made of them. Fails unless every mesh fits and divides the parameters. One compilation at a time (libtpu locks itself). Minutes
-and about 5 GB of memory for the largest preset; `--effort -1` compiles several times faster, with nearly the same memory but
+and about 4 GB of memory for the largest preset; `--effort -1` compiles several times faster, with nearly the same memory but
 without times.
 """
 
