@@ -96,7 +96,7 @@ class Embedding(nn.Module):
             number(leaves[name]) for name in ("names", "fields", "shared", "positions")
         )
         self._names, self._lookups = table.names, lookups
-        own = torch.tensor([field for group in table.own_fields[level] for field in group])
+        own = torch.tensor(table.own_fields[level])
         self.register_buffer("own", own)
         self.register_buffer("place", torch.zeros(table.fields, dtype=torch.long).index_put((own,), torch.arange(len(own))))
 

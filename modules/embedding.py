@@ -134,7 +134,7 @@ class TokenEmbedding(hk.Module):
         fields: int,
         lookups: int,
         width: int,
-        own: Sequence[Sequence[int]] = (),
+        own: Sequence[int] = (),
         name: str = "embedding",
     ):
         """names: rows [0, names) are names; `bins` rows of bins follow, then the separator's, then two of what is its field
@@ -144,7 +144,7 @@ class TokenEmbedding(hk.Module):
         super().__init__(name=name)
         self._features = row_features(names, bins)
         self._names, self._bins, self._fields, self._lookups, self._width = names, bins, fields, lookups, width
-        self._own = np.asarray([field for group in own for field in group] or range(fields), np.int32)
+        self._own = np.asarray(own or range(fields), np.int32)
 
     def __call__(self, row: jax.Array, field: jax.Array, index: jax.Array) -> jax.Array:
         """Returns [N, D] from rows and fields int32 [N, K]; atoms with a negative row are absent.

@@ -1,6 +1,7 @@
 """What a model of two or more rates is made of, and the named sizes."""
 
 import dataclasses
+import itertools
 from typing import Literal, NamedTuple, get_args
 
 from hierarchy.layout import (
@@ -166,7 +167,7 @@ class Sizes(NamedTuple):
     pieces: classes of the heads of text, 0 where no action is text. patch_values, patch_channels: of an image's patch, or 0.
     discrete: classes of that action head. goal_names, goal_bins: classes of the sub-goals' head, names first.
     predictions: classes of each predicted scalar, one after another those of that head. lives: bins of the lifetimes' head, or 0.
-    own_fields: those that tokens of a stream may have, one layout's after another's: of the controller's, then of the planners',
+    own_fields: those that tokens of a stream may have: of the controller's, then of the planners',
     from the one that plans for the controller up.
     """
 
@@ -184,7 +185,7 @@ class Sizes(NamedTuple):
     goal_bins: int
     predictions: tuple[int, ...]
     lives: int
-    own_fields: tuple[tuple[tuple[int, ...], ...], ...]
+    own_fields: tuple[tuple[int, ...], ...]
 
     @property
     def goals(self) -> int:
@@ -206,6 +207,7 @@ def sizes(schema: Schema) -> Sizes:
     fields = [field for layout in schema.layouts for field in (*observed(layout), layout.action)]
     actions = [layout.action.codec for layout in schema.layouts]
     discrete = [field.codec.values for field in fields if isinstance(field.codec, Discrete)]
+    streams = "controller", *map(planner_name, range(1, schema.above + 2))
     goals = [goal.codec for layout in schema.layouts for goal in layout.sub_goal]
     return Sizes(
         names=max([schema.text_pieces, *discrete]),
@@ -222,5 +224,5 @@ def sizes(schema: Schema) -> Sizes:
         goal_bins=max([codec.bins for codec in goals if isinstance(codec, Bounded)], default=0),
         predictions=tuple(classes for layout in schema.layouts for _, classes in schema.predictions(layout.name)),
         lives=len(LIVES) if any(layout.lifetime for layout in schema.layouts) else 0,
-        own_fields=tuple(schema.own_fields(reader) for reader in ("controller", *map(planner_name, range(1, schema.above + 2)))),
+        own_fields=tuple(tuple(itertools.chain(*schema.own_fields(reader))) for reader in streams),
     )

@@ -252,7 +252,7 @@ def what_a_plan_adds(
             mixed = flash_picked(query, *(join_heads(entries) for entries in layer), reader.heads, index)
         else:
             query = split_heads(query, reader.heads)
-            mixed = attend_own(query, layer if index is None else own_entries(layer, index))
+            mixed = attend_own(query, own_entries(layer, index))
         return Linear(reader.width, f"plan_out_{i}")(mixed)
 
     return film if config.plan_read == "film" else cross_attention

@@ -53,8 +53,7 @@ def _layers(config: TransformerConfig, tokens: int) -> float:
 
 
 def _embedding(config: TransformerConfig, table: Sizes, level: int, tokens: int) -> float:
-    fields = sum(map(len, table.own_fields[level]))
-    return tokens * 2 * config.width * BIN_FEATURES * (fields + 1)
+    return tokens * 2 * config.width * BIN_FEATURES * (len(table.own_fields[level]) + 1)
 
 
 def _plan_reads(config: ModelConfig, tokens: int) -> float:

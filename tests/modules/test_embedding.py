@@ -70,7 +70,7 @@ def test_a_tpu_and_others_embed_alike():
 def test_fields_that_no_token_has_may_be_left_out():
     """Values, and gradients of all parameters; a field that is left out all the same is told by a mutant."""
     row, field = tokens(40)
-    own = ((1, 4), (6, 2))
+    own = (1, 4, 6, 2)
     field = np.where(row < 0, -1, np.array([1, 4, 6, 2])[np.argsort(np.argsort(field, axis=1), axis=1)])
 
     def graded(own):
@@ -80,7 +80,7 @@ def test_fields_that_no_token_has_may_be_left_out():
         weight = np.random.default_rng(1).normal(size=(40, WIDTH))
         return jax.value_and_grad(lambda params: jnp.sum(weight * model.apply(params)))(params)
 
-    (one, slopes), (other, other_slopes), (wrong, _) = graded(own), graded(()), graded(((1, 4), (2,)))
+    (one, slopes), (other, other_slopes), (wrong, _) = graded(own), graded(()), graded((1, 4, 2))
     np.testing.assert_allclose(one, other, rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), slopes, other_slopes)
     assert abs(wrong - one) > 0.1
