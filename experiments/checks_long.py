@@ -157,8 +157,11 @@ def filled(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Check]:
 
 
 def trained_alone(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows of the table of baselines: agents in their own order, variants together, plans as they are first."""
+    """Returns the rows of the table of baselines, of the first seed of each: agents in their own order, variants together, plans
+    as they are first."""
     own = [row for row in rows if row.task == PATROL and row.agent != "scripted"]
+    first = min((row.train_seed for row in own if row.train_seed is not None), default=None)
+    own = [row for row in own if row.train_seed in (None, first)]
     order = list(dict.fromkeys(row.agent for row in own))
     return sorted(
         own, key=lambda row: (order.index(row.agent), row.variant, row.control != "none", row.latency or 0, row.ratio or 0)

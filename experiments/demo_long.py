@@ -1,4 +1,4 @@
-"""The long job: the whole corpus, three seeds, every baseline, and what the plan is worth for text and pictures.
+"""The long job: the whole corpus, every baseline, three seeds, and what the plan is worth for text and pictures.
 
     make demo-long       (or: python -m experiments.demo_long)
 
@@ -8,9 +8,9 @@ runs/demo_long/report.html.
 
 Two groups are trained, and within each all have the same wall time on half of the cores and the same tries, one:
 
-    whole corpus     two_rate and single_rate, three seeds each: patrol, bodies, documents and captioned pictures
-    patrol alone     two_rate again and its baselines: chunked, late_action, detached, frozen, fixed, each with and without the
-                     sub-goal, and controller_only
+    whole corpus     two_rate and single_rate: patrol, bodies, documents and captioned pictures
+    patrol alone     two_rate and single_rate, three seeds each, and the baselines: chunked, late_action, detached, frozen, fixed,
+                     each with and without the sub-goal, and controller_only
 
 experiments/demo_long.md says how the minutes are spent, and what to expect.
 """
@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import tyro
 
@@ -49,24 +50,24 @@ from hierarchy.training.trainer import TrainerConfig
 
 SCRIPTED = {
     "cartpole_balance": 0.02,
-    "cartpole_swingup": 0.03,
-    "pendulum_swingup": 0.06,
-    "point_mass_easy": 0.04,
-    "reacher_easy": 0.03,
-    "reacher_hard": 0.03,
+    "cartpole_swingup": 0.04,
+    "pendulum_swingup": 0.04,
+    "point_mass_easy": 0.03,
+    "reacher_easy": 0.05,
+    "reacher_hard": 0.04,
 }
-"""Bodies whose experts are scripted, and the share of the episodes that is drawn from each."""
+"""Bodies whose experts are scripted, and how often an episode is drawn from each, beside the patrol's and all others."""
 
 PLANNED = {
     "walker_walk": 0.03,
-    "ball_in_cup_catch": 0.02,
-    "finger_turn_easy": 0.02,
-    "finger_turn_hard": 0.02,
-    "fish_upright": 0.02,
+    "ball_in_cup_catch": 0.03,
+    "finger_turn_easy": 0.03,
+    "finger_turn_hard": 0.03,
+    "fish_upright": 0.04,
 }
 """The same of bodies whose experts plan, the longest to record first."""
 
-SAID = {"text": 0.06, "captions": 0.12}
+SAID = {"text": 0.15, "captions": 0.4}
 """The same of what is said."""
 
 BASELINES = ("two_rate", "chunked", "late_action", "detached", "frozen", "fixed")
@@ -74,14 +75,14 @@ WITHOUT = "_no_sub_goal"
 
 MINUTES = {
     "record experts": 7.0,
-    "measure paces": 6.0,
-    "train two_rate and single_rate": 33.0,
-    "train baselines": 22.0,
-    "close loops": 19.0,
+    "measure paces": 3.0,
+    "train on the whole corpus": 34.0,
+    "train on the patrol alone": 28.0,
+    "close loops": 15.0,
     "read text and captions": 2.0,
     "film and report": 1.0,
 }
-TRAINING = ("train two_rate and single_rate", "train baselines")
+WHOLE, ALONE = "train on the whole corpus", "train on the patrol alone"
 COMPILING = 7.0
 """Minutes of the two trainings that go into compiling."""
 
@@ -92,11 +93,11 @@ class DemoLongConfig:
 
     out: folder. minutes: for everything, on the cores that are there. preset: size of the models. patrol_episodes,
     scripted_episodes (of each body with a scripted expert), planned_episodes (of each whose expert plans), documents, captions:
-    recorded, documents at most as many as CPython has. seeds: of the trainings on the whole corpus. baselines: folders of the
-    trainings on the patrol alone. warm_up, baseline_warm_up: share of the steps in which a planner learns its own tasks alone.
-    patrol_share: of the episodes, on the whole corpus. rows, baseline_rows: of a batch. peak_rate, controller_rate: as in the
-    demo. most_steps: of any training, for a short try. episodes, scripted_evaluations, planned_evaluations, documents_read,
-    pictures: a cell.
+    recorded, documents at most as many as CPython has. seeds: of two_rate and single_rate on the patrol alone; all else has the
+    first. baselines: what else is trained on the patrol alone. warm_up, baseline_warm_up: share of the steps in which a planner
+    learns its own tasks alone. patrol_share: how often an episode is the patrol's, beside what is listed of all others. rows,
+    baseline_rows: of a batch. peak_rate, controller_rate, names_rate: of the learner. most_steps: of any training, for a short
+    try. episodes, scripted_evaluations, planned_evaluations, documents_read, pictures: a cell.
     """
 
     out: Path = Path("runs/demo_long")
@@ -104,24 +105,25 @@ class DemoLongConfig:
     preset: str = "demo"
     patrol_episodes: int = 2000
     scripted: tuple[str, ...] = tuple(SCRIPTED)
-    scripted_episodes: int = 60
+    scripted_episodes: int = 200
     planned: tuple[str, ...] = tuple(PLANNED)
-    planned_episodes: int = 16
+    planned_episodes: int = 20
     documents: int = 100_000
-    captions: int = 3000
+    captions: int = 10_000
     text_pieces: int = 800
     seeds: tuple[int, ...] = (0, 1, 2)
     baselines: tuple[str, ...] = (
         *(name + how for name in BASELINES for how in ("", WITHOUT)),
         "controller_only",
     )
-    warm_up: float = 0.2
-    baseline_warm_up: float = 0.25
+    warm_up: float = 0.15
+    baseline_warm_up: float = 0.15
     patrol_share: float = 0.6
-    rows: int = 4
-    baseline_rows: int = 2
+    rows: int = 3
+    baseline_rows: int = 1
     peak_rate: float = 1.5e-3
     controller_rate: float = 3.0
+    names_rate: float = 8.0
     most_steps: int = 100_000
     episodes: int = 256
     scripted_evaluations: int = 32
@@ -148,88 +150,114 @@ def sources(config: DemoLongConfig) -> dict[str, int]:
 def record(config: DemoLongConfig) -> None:
     """Records what is missing, and trains the tokenizer on all of it before anyone needs it."""
     record_sources(corpus(config), sources(config))
-    plan = whole(config, "two_rate", config.seeds[0], 2)
+    plan = whole(config, "two_rate", 2)
     train.tokenizer_of(plan.corpus, train.sources(plan), plan.text_pieces)
 
 
 def whole_mix(config: DemoLongConfig) -> Mix:
-    """Returns the mixture of the whole corpus: the patrol's share of the episodes, and the rest as listed above."""
-    others = {task: share for task, share in (SCRIPTED | PLANNED | SAID).items() if task in sources(config)}
-    rest = (1 - config.patrol_share) / sum(others.values())
-    shares = {task: share * rest for task, share in others.items()} | {"patrol": config.patrol_share}
+    """Returns the mixture of the whole corpus, each task's share as listed above."""
+    among = SCRIPTED | PLANNED | SAID | {"patrol": config.patrol_share}
+    shares = {task: share for task, share in among.items() if task in sources(config)}
     names = tuple(sorted(shares))
+    weights = tuple(shares[name] / sum(shares.values()) for name in names)
     # Half wait for their first plan: a caption is over before a late one would be there.
-    shared = {"rows": config.rows, "controller_tokens": 640, "wait_for_first": 0.5}
-    return Mix(names, tuple(shares[name] for name in names), **shared)
+    own = {"controller_tokens": 704, "planner_tokens": 336, "text_targets": 336, "segment_ticks": 112, "wait_for_first": 0.5}
+    return Mix(names, weights, config.rows, **own)
 
 
-def whole(config: DemoLongConfig, agent: train.AgentName, seed: int, steps: int) -> TrainConfig:
+def learner(config: DemoLongConfig, agent: train.AgentName, steps: int, **own) -> LearnerConfig:
+    """Returns how an agent of either group learns; own: what this one does in its own way."""
+    # What reads everything at every tick is one large transformer, and has the rate of one.
+    small = agent in ("two_rate", "controller_only")
+    shared = {"peak_rate": config.peak_rate, "controller_rate": config.controller_rate if small else 1.0}
+    return LearnerConfig(**({"steps": steps, "names_rate": config.names_rate, "seed": config.seeds[0]} | shared | own))
+
+
+def whole(config: DemoLongConfig, agent: train.AgentName, steps: int) -> TrainConfig:
     """Returns how one agent is trained on the whole corpus."""
     return TrainConfig(
         corpus=corpus(config),
-        out=config.out / (f"{agent}_{seed}" if seed != config.seeds[0] else agent),
+        out=config.out / agent,
         agent=agent,
         preset=config.preset,
         text_pieces=config.text_pieces,
         mix=whole_mix(config),
-        learner=LearnerConfig(
-            steps=steps,
-            planner_steps=round(steps * config.warm_up),
-            peak_rate=config.peak_rate,
-            controller_rate=1.0 if agent == "single_rate" else config.controller_rate,
+        learner=learner(config, agent, steps, planner_steps=round(steps * config.warm_up)),
+        trainer=TrainerConfig(checkpoint_every_s=config.checkpoint_every_s),
+    )
+
+
+class Alone(NamedTuple):
+    """One training on the patrol alone: a name of `BASELINES`, controller_only or single_rate, and at its end whether without a
+    sub-goal; and a seed."""
+
+    name: str
+    seed: int
+
+    @property
+    def kind(self) -> str:
+        """What it is, with or without a sub-goal."""
+        return self.name.removesuffix(WITHOUT)
+
+    @property
+    def agent(self) -> train.AgentName:
+        """The agent that is trained."""
+        return "two_rate" if self.kind in ("detached", "frozen", "fixed") else self.kind
+
+
+def alone(config: DemoLongConfig) -> dict[str, Alone]:
+    """Returns folder to training of all on the patrol alone: the first seed of each, and other seeds of the two main ones."""
+    first, *others = config.seeds
+    found = {name: Alone(name, first) for name in (*config.baselines, "single_rate")}
+    return found | {f"{name}_{seed}": Alone(name, seed) for seed in others for name in ("two_rate", "single_rate")}
+
+
+def baseline(config: DemoLongConfig, folder: str, steps: int) -> TrainConfig:
+    """Returns how one of `alone` is trained with so many steps."""
+    name, seed = each = alone(config)[folder]
+    # Long segments: a planner reads an episode from its start, however little of it the controller is trained on.
+    mix = Mix(tasks=("patrol",), rows=config.baseline_rows, controller_tokens=576, segment_ticks=144)
+    return TrainConfig(
+        corpus=corpus(config),
+        out=config.out / "baselines" / folder,
+        agent=each.agent,
+        preset=config.preset,
+        text_pieces=config.text_pieces,
+        mix=dataclasses.replace(mix, ratios=(1,), latencies=(0,)) if each.kind == "fixed" else mix,
+        learner=learner(
+            config,
+            each.agent,
+            steps,
+            planner_steps=round(steps * warm_up_of(config, name)),
+            weights=LossWeights() if each.kind == name else LossWeights(sub_goal=0.0),
+            planner=each.kind if each.kind in ("detached", "frozen") else "joint",
             seed=seed,
         ),
         trainer=TrainerConfig(checkpoint_every_s=config.checkpoint_every_s),
     )
 
 
-def baseline(config: DemoLongConfig, name: str, steps: int) -> TrainConfig:
-    """Returns how one agent is trained on the patrol alone: with so many steps, a name of `BASELINES` or controller_only, and at
-    its end whether without a sub-goal."""
-    kind = name.removesuffix(WITHOUT)
-    agent = kind if kind in ("chunked", "late_action", "controller_only") else "two_rate"
-    mix = Mix(tasks=("patrol",), rows=config.baseline_rows, controller_tokens=448)
-    return TrainConfig(
-        corpus=corpus(config),
-        out=config.out / "baselines" / name,
-        agent=agent,
-        preset=config.preset,
-        text_pieces=config.text_pieces,
-        mix=dataclasses.replace(mix, ratios=(1,), latencies=(0,)) if kind == "fixed" else mix,
-        learner=LearnerConfig(
-            steps=steps,
-            planner_steps=round(steps * warm_up_of(config, name)),
-            peak_rate=config.peak_rate,
-            controller_rate=1.0 if agent in ("chunked", "late_action") else config.controller_rate,
-            weights=LossWeights(sub_goal=0.0) if kind != name else LossWeights(),
-            planner=kind if kind in ("detached", "frozen") else "joint",
-            seed=config.seeds[0],
-        ),
-        trainer=TrainerConfig(checkpoint_every_s=config.checkpoint_every_s),
-    )
-
-
 def warm_up_of(config: DemoLongConfig, name: str) -> float:
-    """Returns the share of a baseline's steps that only its planner learns in: none without a planner or a sub-goal."""
-    return config.baseline_warm_up if name in ("two_rate", "detached", "frozen", "fixed") else 0.0
+    """Returns the share of a training's steps in which it learns its own tasks alone: none without a planner or a sub-goal."""
+    return config.baseline_warm_up if name in ("two_rate", "single_rate", "detached", "frozen", "fixed") else 0.0
 
 
 def probes(config: DemoLongConfig) -> dict[str, TrainConfig]:
-    """Returns the trainings whose pace is measured; the others have that of one of these, see `pace_of`."""
+    """Returns the trainings whose pace is measured; all others have that of one of these, see `pace_of`."""
     many = min(2000, config.most_steps)
-    found = {agent: whole(config, agent, config.seeds[0], many) for agent in ("two_rate", "single_rate")}
-    return found | {f"baseline_{name}": baseline(config, name, many) for name in {pace_of(each): 0 for each in config.baselines}}
+    found = {agent: whole(config, agent, many) for agent in ("two_rate", "single_rate")}
+    like = {pace_of(each): folder for folder, each in reversed(alone(config).items())}
+    return found | {f"baseline_{kind}": baseline(config, folder, many) for kind, folder in like.items()}
 
 
-def pace_of(name: str) -> str:
-    """Returns the baseline that takes as long a step as this one. A frozen planner has no gradient; the loss of a sub-goal, and
-    which ratios are drawn, make no difference to speak of."""
-    kind = name.removesuffix(WITHOUT)
-    return kind if kind in ("frozen", "chunked", "late_action", "controller_only") else "two_rate"
+def pace_of(each: Alone) -> str:
+    """Returns the kind of training that takes as long a step as this one. A frozen planner has no gradient; the loss of a
+    sub-goal, and which ratios are drawn, make no difference to speak of."""
+    return "frozen" if each.kind == "frozen" else each.agent
 
 
 def budget(config: DemoLongConfig, stages: Stages) -> dict:
-    """Returns how long each group trains and with how many steps, decided once and kept.
+    """Returns how long each training of a group takes and with how many steps, decided once and kept.
 
     What the stages before have left, and those after will take, is divided between the groups as `MINUTES` has it.
     """
@@ -237,16 +265,15 @@ def budget(config: DemoLongConfig, stages: Stages) -> dict:
     if path.exists():
         return json.loads(path.read_text())
     scale = 60 * config.minutes / sum(MINUTES.values())
-    after = sum(minutes for name, minutes in MINUTES.items() if name not in (*TRAINING, *stages.took_s))
+    after = sum(minutes for name, minutes in MINUTES.items() if name not in (WHOLE, ALONE, *stages.took_s))
     left_s = max(0.0, 60 * config.minutes - sum(stages.took_s.values()) - scale * (after + COMPILING))
-    both = sum(MINUTES[name] for name in TRAINING)
-    whole_s, alone_s = (left_s * MINUTES[name] / both for name in TRAINING)
-    each_s = {"whole": whole_s / len(config.seeds), "alone": alone_s / max(1, -(-len(config.baselines) // 2))}
+    share = MINUTES[WHOLE] / (MINUTES[WHOLE] + MINUTES[ALONE])
+    each_s = {"whole": left_s * share, "alone": left_s * (1 - share) / -(-len(alone(config)) // 2)}
     found = paces(probes(config), config.out, PROBE_STEPS)
     steps = {agent: steps_in(each_s["whole"], found[agent], config.warm_up) for agent in ("two_rate", "single_rate")}
-    for name in config.baselines:
-        pace: Pace = found[f"baseline_{pace_of(name)}"]
-        steps[f"baselines/{name}"] = steps_in(each_s["alone"], pace, warm_up_of(config, name))
+    for folder, each in alone(config).items():
+        pace: Pace = found[f"baseline_{pace_of(each)}"]
+        steps[f"baselines/{folder}"] = steps_in(each_s["alone"], pace, warm_up_of(config, each.name))
     steps = {name: min(count, config.most_steps) for name, count in steps.items()}
     decided = {"spent_s": sum(stages.took_s.values()), "training_s": left_s, "each_s": each_s, "steps": steps}
     write_json(path, decided | {"paces": {name: pace._asdict() for name, pace in found.items()}})
@@ -257,53 +284,40 @@ PROBE_STEPS = 18
 
 
 def train_whole(config: DemoLongConfig, stages: Stages) -> None:
-    """Trains the seeds of both agents, one agent on each half of the cores."""
+    """Trains both agents on the whole corpus, one on each half of the cores."""
     steps = budget(config, stages)["steps"]
-    agents = ("two_rate", "single_rate")
-    lanes = {agent: [whole(config, agent, seed, steps[agent]) for seed in config.seeds] for agent in agents}
-    train_side_by_side(lanes, config.out)
+    train_side_by_side({agent: [whole(config, agent, steps[agent])] for agent in ("two_rate", "single_rate")}, config.out)
 
 
-def train_baselines(config: DemoLongConfig, stages: Stages) -> None:
-    """Trains the baselines, half of them on each half of the cores."""
+def train_alone(config: DemoLongConfig, stages: Stages) -> None:
+    """Trains what is trained on the patrol alone, half of it on each half of the cores."""
     steps = budget(config, stages)["steps"]
-    wanted = [baseline(config, name, steps[f"baselines/{name}"]) for name in config.baselines]
-    lanes = {"baselines_1": wanted[::2], "baselines_2": wanted[1::2]}
+    wanted = [baseline(config, folder, steps[f"baselines/{folder}"]) for folder in alone(config)]
+    lanes = {"patrol_alone_1": wanted[::2], "patrol_alone_2": wanted[1::2]}
     train_side_by_side({name: lane for name, lane in lanes.items() if lane}, config.out)
 
 
 def loops(config: DemoLongConfig) -> dict[str, list[CompareConfig]]:
     """Returns the cells to measure, in two halves that take about as long."""
-    table = config.out / "rows.jsonl"
+    table, ends = config.out / "rows.jsonl", tuple(dict.fromkeys((config.latencies[0], config.latencies[-1])))
     held, late = tuple(k for k in config.ratios if k > 1), tuple(d for d in config.latencies if d > 0)
-    ends = tuple(dict.fromkeys((config.latencies[0], config.latencies[-1])))
     halves: dict[str, list[CompareConfig]] = {"loops_1": [], "loops_2": []}
-    for agent, seed in itertools.product(("two_rate", "single_rate"), config.seeds):
-        run, first = whole(config, agent, seed, 2).out, seed == config.seeds[0]
-        half = halves["loops_1" if agent == "two_rate" else "loops_2"]
-        more = {"held": held, "late": late} if first else {"controls": ()}
-        half.append(
-            CompareConfig(run, table, "patrol", config.episodes, config.ratios, config.latencies if first else ends, **more)
-        )
+    for agent, half in zip(("two_rate", "single_rate"), halves.values(), strict=True):
+        cells = (config.episodes, config.ratios, config.latencies)
+        half.append(CompareConfig(config.out / agent, table, "patrol", *cells, held=held, late=late))
     # An expert that plans is slow to play: one half plays it for both agents.
     counts = dict.fromkeys(config.scripted, config.scripted_evaluations)
     counts |= dict.fromkeys(config.planned, config.planned_evaluations)
     for (task, count), agent in itertools.product(counts.items(), ("two_rate", "single_rate")):
         halves["loops_2"].append(CompareConfig(config.out / agent, table, task, count, ratios=(8,), latencies=(0,), controls=()))
-    for name in config.baselines:
-        ahead = name.startswith(("chunked", "late_action"))
-        ratios = config.ratios if ahead else tuple(k for k in (1, 8, 16, 32) if k in config.ratios)
-        halves["loops_1"].append(
-            CompareConfig(
-                config.out / "baselines" / name,
-                config.out / "baselines" / "rows.jsonl",
-                "patrol",
-                config.episodes,
-                ratios,
-                config.latencies if ahead else ends,
-                controls=("shuffled",),
-            )
-        )
+    few = tuple(k for k in (1, 8, 16) if k in config.ratios)
+    for folder, each in alone(config).items():
+        run, rows_of = config.out / "baselines" / folder, config.out / "baselines" / "rows.jsonl"
+        ahead = each.kind in ("chunked", "late_action")
+        cells = (config.episodes, config.ratios, config.latencies) if ahead else (config.episodes, few, ends)
+        controls = ("shuffled",) if each.seed == config.seeds[0] else ()
+        half = halves["loops_1" if each.agent == "two_rate" else "loops_2"]
+        half.append(CompareConfig(run, rows_of, "patrol", *cells, controls=controls))
     return halves
 
 
@@ -368,8 +382,8 @@ def stages_of(config: DemoLongConfig, stages: Stages) -> Iterator[tuple[str, Cal
     """Yields the stages in order."""
     yield "record experts", lambda: record(config)
     yield "measure paces", lambda: paces(probes(config), config.out, PROBE_STEPS)
-    yield "train two_rate and single_rate", lambda: train_whole(config, stages)
-    yield "train baselines", lambda: train_baselines(config, stages)
+    yield WHOLE, lambda: train_whole(config, stages)
+    yield ALONE, lambda: train_alone(config, stages)
     yield "close loops", lambda: evaluate(config)
     yield "read text and captions", lambda: read_and_tell(config)
     yield "film and report", lambda: (film_patrol(config), write_page(config, stages))

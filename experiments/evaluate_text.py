@@ -47,7 +47,7 @@ class EvaluateTextConfig:
     run: Path
     ratio: int = 8
     latency: int = 0
-    ticks: int = 64
+    ticks: int = 512
     documents: int = 64
     pictures: int = 128
     rows: int = 8
@@ -131,19 +131,22 @@ def packing_of(trained: Trained, task: str, config: EvaluateTextConfig) -> Packi
     """Returns rows that hold one document each."""
     layout, model = trained.schema[task], trained.network.config
     reading = tokens_per_reading(layout) + layout.action.size - 1
-    slow = tokens_per_update(layout) * config.ticks + model.text_slots * (config.ticks // (model.controller.window // 2 + 1) + 1)
+    # Words and pictures are read again before they leave the window of what reads them.
+    again = max(1, (model.planner or model.controller).window // 2)
+    shown = model.text_slots * (config.ticks // again + 1)
+    slow = tokens_per_update(layout) * config.ticks + shown
     return Packing(
         rows=config.rows,
         controller_tokens=(reading * config.ticks if model.planner else reading * config.ticks + slow),
         planner_tokens=slow if model.planner else 1,
         plans=config.ticks,
         text_targets=max(slow, layout.action.size * config.ticks),
-        patches=slow,
+        patches=shown,
         lead_in=0,
         planner_lead_in=0,
         draw_places=False,
-        planner_reread=model.planner.window // 2 if model.planner else 1,
-        controller_reread=model.controller.window // 2,
+        planner_reread=again,
+        controller_reread=again,
     )
 
 
@@ -163,7 +166,7 @@ def decode(trained: Trained, episodes: Sequence[Episode], ratio: int, latency: i
     for tick in range(ticks):
         # Nothing is said while the picture is seen; the words begin at tick 1.
         action, state = agent.step(state, pictures, np.full((len(episodes), size), EMPTY) if tick == 1 else None)
-        said.append(action)
+        said.append(action.reshape(len(episodes), size))
     return [trained.tokenizer.decode(until(row, trained.tokenizer.end)) for row in np.concatenate(said[1:], axis=1)]
 
 

@@ -182,14 +182,17 @@ THREE_RATES = {
     "relayed_goal": three_rates(BENCH["relayed_goal"]),
 }
 
-PIECES = 8
-"""Pieces a tick of text; the planner reads every piece up to its update, the controller those of its window."""
-SAID = Field("previous_action", Piece(), PIECES)
+SAID = Field("previous_action", Piece())
+"""A tick of text says one piece; the planner reads every piece up to its update, the controller those of its window.
+
+So a piece's time is its place in the text, which attention is told of. Several pieces of one tick would be told apart by their
+numbers alone, and to find the piece before would have to be learnt.
+"""
 TEXT = Layout(
     "text",
     planner=(dataclasses.replace(SAID, every_tick=True),),
     controller=(SAID,),
-    action=Field(documents.TEXT, Piece(), PIECES),
+    action=Field(documents.TEXT, Piece()),
     pooled=False,
 )
 CAPTIONS = dataclasses.replace(

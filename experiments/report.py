@@ -202,7 +202,7 @@ def page(folder: Path) -> str:
         cells=cells(rows),
         costs=cost_rows(rows),
         suite=suite(rows),
-        seeds=checks_long.seeds(rows),
+        seeds=checks_long.seeds(alone),
         alone=checks_long.trained_alone(alone),
         text=text,
         fillings={name: found for name, lines in whole.items() if (found := checks_long.filling(lines))},

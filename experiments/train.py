@@ -77,7 +77,8 @@ class Mix:
     of the others whose updates come at gaps drawn one by one, with a ratio as their mean. chunks: ticks that the chunked agent
     decodes at once. delays: ticks that the late agent's actions take. Of either, one is drawn uniformly for an episode. prompts:
     share of the episodes that are read after a stretch of another episode of their task, `prompt_ticks` long, where a row has
-    room for both.
+    room for both. text_targets: pieces that a row has room for, the controller's and the planner's each; None for as many as its
+    tokens. Where little is said, fewer make a quicker step.
     above_: the same as of plans, for the planner above the planner of three rates, all in ticks.
     shards: stretches of the corpus that fill equal parts of every batch's rows, a multiple of the hosts; it and not the number
     of hosts says what a batch is.
@@ -89,6 +90,7 @@ class Mix:
     controller_tokens: int = 544
     planner_tokens: int = 320
     plans: int = 256
+    text_targets: int | None = None
     segment_ticks: int = 96
     ratios: tuple[int, ...] = (1, 4, 4, 4, 16, 16, 16, 16, 32, 32, 32, 32)
     latencies: tuple[int, ...] = tuple(range(9))
@@ -218,7 +220,7 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
             plans=1,
             action_targets=2 * mix.planner_tokens,
             sub_goal_targets=2 * mix.planner_tokens,
-            text_targets=mix.planner_tokens,
+            text_targets=mix.text_targets or mix.planner_tokens,
             patches=mix.planner_tokens // 2,
             segment_ticks=None,
             lead_in=0,
@@ -232,7 +234,7 @@ def packing_of(config: TrainConfig, model: ModelConfig) -> Packing:
         plans=mix.plans if slow else 1,
         action_targets=mix.controller_tokens,
         sub_goal_targets=2 * mix.planner_tokens,
-        text_targets=max(mix.controller_tokens, mix.planner_tokens),
+        text_targets=mix.text_targets or max(mix.controller_tokens, mix.planner_tokens),
         patches=mix.planner_tokens // 2,
         segment_ticks=mix.segment_ticks,
         lead_in=fast.lead_in,
@@ -351,6 +353,8 @@ NEWER = {
     "above": (),
     "shards": 1,
     "accumulate": 1,
+    "names_rate": 1.0,
+    "text_targets": None,
     "rounds": 1,
     "windows": (),
     "slowest": None,

@@ -26,7 +26,8 @@ class LearnerConfig:
 
     steps: optimiser steps in all, of which the first `planner_steps` train the planner's own losses alone (its warm-up).
     peak_rate: of AdamW, after `rate_warm_up` steps; then a cosine down to `final_rate` of it. controller_rate: how many times
-        that the controller's rate is, which is small and wants a larger one.
+        that the controller's rate is, which is small and wants a larger one. names_rate: the same of the rows that embed names
+        (pieces of text, discrete values), which start out of size 1 and whose every change is small beside that.
     clip: largest global norm of a gradient.
     planner: what trains the planner once the controller learns: its own losses and, through the plan, the action's ("joint"), its
         own alone ("detached"), or nothing, so that it stays as its warm-up left it ("frozen").
@@ -37,6 +38,7 @@ class LearnerConfig:
     planner_steps: int = 900
     peak_rate: float = 1.5e-3
     controller_rate: float = 3.0
+    names_rate: float = 1.0
     rate_warm_up: int = 100
     final_rate: float = 0.05
     b1: float = 0.9
@@ -78,13 +80,21 @@ def optimizer(config: LearnerConfig) -> optax.GradientTransformation:
     def matrices(params: hk.Params) -> Any:
         return {name: {key: leaf.ndim >= 2 + (LAYERS in name) for key, leaf in leaves.items()} for name, leaves in params.items()}
 
-    def faster(params: hk.Params) -> Any:
-        return {name: dict.fromkeys(leaves, name.startswith("controller")) for name, leaves in params.items()}
+    def at_own_rates(updates: hk.Params, params: hk.Params | None) -> hk.Params:
+        def times(module: str, key: str) -> float:
+            own = config.names_rate if key == "names" else 1.0
+            return own * (config.controller_rate if module.startswith("controller") else 1.0)
+
+        return {name: {key: times(name, key) * leaf for key, leaf in leaves.items()} for name, leaves in updates.items()}
+
+    def everything(params: hk.Params) -> Any:
+        return jax.tree.map(lambda _: True, params)
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(rate(config), config.b1, config.b2, weight_decay=config.weight_decay, mask=matrices),
-        optax.masked(optax.scale(config.controller_rate), faster),
+        # A mask of everything, so that the state is what checkpoints have always held.
+        optax.masked(optax.stateless(at_own_rates), everything),
     )
 
 

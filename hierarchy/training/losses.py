@@ -195,7 +195,8 @@ def plan_use(network: Network, params: hk.Params, batch: Batch) -> Metrics:
     """Returns the losses of control and of text under the model's own plans, under another episode's (`_wrong_plan`), and under
     none (`_no_plan`); and what the planner predicts.
 
-    Another episode's plan is that of the next row, at the same place in its list. Equal losses mean that the plan is ignored.
+    Another episode's plan is that of the next row, at the same place in its list; in a batch of one row there is none. Equal
+    losses mean that the plan is ignored.
     """
     thought = think(network, params, batch)
     plan, logits = thought.plan, act(network, params, batch, thought.plan)
@@ -207,10 +208,12 @@ def plan_use(network: Network, params: hk.Params, batch: Batch) -> Metrics:
         metrics["planner_text_loss"] = text_loss(thought.text, batch.planner_text)[0]
     if plan is None:
         return metrics
-    wrong = act(network, params, under_others_plans(batch), jnp.roll(plan, -1, axis=0))
-    without = act(network, params, batch._replace(plan=jnp.full_like(batch.plan, -1), age=jnp.full_like(batch.age, -1)), plan)
-    for name, changed in (("wrong_plan", wrong), ("no_plan", without)):
-        metrics |= {f"{key}_{name}": value for key, value in _own_losses(changed, batch).items()}
+    unplanned = batch._replace(plan=jnp.full_like(batch.plan, -1), age=jnp.full_like(batch.age, -1))
+    changed = {"no_plan": act(network, params, unplanned, plan)}
+    if len(batch.plan) > 1:
+        changed["wrong_plan"] = act(network, params, under_others_plans(batch), jnp.roll(plan, -1, axis=0))
+    for name, logits in changed.items():
+        metrics |= {f"{key}_{name}": value for key, value in _own_losses(logits, batch).items()}
     return metrics
 
 

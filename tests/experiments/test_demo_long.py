@@ -7,12 +7,14 @@ import pytest
 
 from experiments import checks, rows
 from experiments.demo_long import (
+    ALONE,
     BASELINES,
     MINUTES,
     PROBE_STEPS,
-    TRAINING,
+    WHOLE,
     WITHOUT,
     DemoLongConfig,
+    alone,
     baseline,
     budget,
     demo_long,
@@ -20,7 +22,6 @@ from experiments.demo_long import (
     pace_of,
     probes,
     sources,
-    whole,
     whole_mix,
 )
 from experiments.stages import Stages
@@ -51,16 +52,20 @@ SMALL = DemoLongConfig(
 )
 
 
-def test_every_baseline_is_trained_as_its_name_says_and_has_a_warm_up_only_where_it_learns():
+def test_every_training_alone_is_as_its_name_says_and_has_a_warm_up_only_where_it_learns():
     config = DemoLongConfig()
     assert set(config.baselines) == {name + how for name in BASELINES for how in ("", WITHOUT)} | {"controller_only"}
-    for name in config.baselines:
+    assert set(alone(config)) - set(config.baselines) == {
+        "single_rate",
+        *(f"{agent}_{seed}" for agent in ("two_rate", "single_rate") for seed in (1, 2)),
+    }
+    for name, each in alone(config).items():
         trained = baseline(config, name, 100)
         assert trained.learner.weights.sub_goal == (0 if WITHOUT in name else 1)
         drawn = ((1,), (0,)) if "fixed" in name else (whole_mix(config).ratios, tuple(range(9)))
         assert (trained.mix.ratios, trained.mix.latencies) == drawn
         assert trained.learner.planner == next((how for how in ("detached", "frozen") if name.startswith(how)), "joint")
-        assert f"baseline_{pace_of(name)}" in probes(config)
+        assert f"baseline_{pace_of(each)}" in probes(config)
         two_rate = schema_of(("patrol",), 400, "two_rate")
         schema = schema_of(("patrol",), 400, trained.agent, (2, 4))
         check_warm_up(trained, build(model_config(trained, schema, two_rate), schema))
@@ -71,14 +76,16 @@ def test_shares_add_up_and_name_what_is_recorded():
         mix = whole_mix(config)
         assert set(mix.tasks) == set(sources(config))
         assert sum(mix.weights) == pytest.approx(1)
-        assert mix.weights[mix.tasks.index("patrol")] == config.patrol_share
+    more = whole_mix(dataclasses.replace(SMALL, patrol_share=2 * SMALL.patrol_share))
+    assert more.weights[more.tasks.index("patrol")] > mix.weights[mix.tasks.index("patrol")]
 
 
 def test_seeds_differ_in_their_folder_and_seed_alone():
-    first, second = (whole(DemoLongConfig(), "two_rate", seed, 50) for seed in (0, 1))
-    assert first.out != second.out
-    assert dataclasses.replace(second, out=first.out, learner=first.learner) == first
-    assert dataclasses.replace(second.learner, seed=0) == first.learner
+    for agent in ("two_rate", "single_rate"):
+        first, second = (baseline(DemoLongConfig(), folder, 50) for folder in (agent, f"{agent}_1"))
+        assert first.out != second.out
+        assert dataclasses.replace(second, out=first.out, learner=first.learner) == first
+        assert dataclasses.replace(second.learner, seed=0) == first.learner != second.learner
 
 
 def test_what_is_left_of_the_minutes_is_divided_and_kept(tmp_path):
@@ -88,18 +95,18 @@ def test_what_is_left_of_the_minutes_is_divided_and_kept(tmp_path):
     stages = Stages(tmp_path, MINUTES)
     stages.took_s |= {"record experts": 400.0, "measure paces": 300.0}
     decided = budget(config, stages)
-    later = sum(minutes for name, minutes in MINUTES.items() if name not in (*TRAINING, *stages.took_s))
+    later = sum(minutes for name, minutes in MINUTES.items() if name not in (WHOLE, ALONE, *stages.took_s))
     assert 700 + decided["training_s"] + 60 * (later + 7) == pytest.approx(90 * 60)
     steps = decided["steps"]
-    pace, alone = (share * 0.2 + (1 - share) * 0.4 for share in (config.warm_up, config.baseline_warm_up))
+    pace, own = (share * 0.2 + (1 - share) * 0.4 for share in (config.warm_up, config.baseline_warm_up))
     assert steps["two_rate"] == steps["single_rate"]
     assert steps["two_rate"] * pace == pytest.approx(decided["each_s"]["whole"], rel=0.01)
-    assert steps["baselines/frozen"] * alone == pytest.approx(decided["each_s"]["alone"], rel=0.01)
+    assert steps["baselines/frozen"] * own == pytest.approx(decided["each_s"]["alone"], rel=0.01)
     # Without a warm-up every step is a joint one: fewer fit into the same time.
     assert steps["baselines/chunked"] * 0.4 == pytest.approx(decided["each_s"]["alone"], rel=0.01)
-    lanes = len(config.seeds) * decided["each_s"]["whole"] + -(-len(config.baselines) // 2) * decided["each_s"]["alone"]
+    lanes = decided["each_s"]["whole"] + -(-len(alone(config)) // 2) * decided["each_s"]["alone"]
     assert lanes == pytest.approx(decided["training_s"])
-    stages.took_s["train baselines"] = 1e6
+    stages.took_s[ALONE] = 1e6
     assert budget(config, stages) == json.loads((tmp_path / "budget.json").read_text())
 
 
@@ -108,7 +115,7 @@ def test_every_cell_of_every_agent_is_measured_once():
     found = [(each.run, each.task) for half in loops(config).values() for each in half]
     assert len(set(found)) == len(found)
     runs = {run for run, _ in found}
-    assert len(runs) == 2 * len(config.seeds) + len(config.baselines)
+    assert len(runs) == 2 + len(alone(config))
     patrol = [each for half in loops(config).values() for each in half if each.task == "patrol"]
     assert {each.episodes for each in patrol} == {256}
     assert len({task for _, task in found}) == 1 + len(config.scripted) + len(config.planned)
@@ -133,12 +140,12 @@ def test_the_long_demo_leaves_a_page_with_every_table(finished):
 @pytest.mark.long
 def test_every_agent_has_its_rows(finished):
     table = rows.load(finished.out / "rows.jsonl")
-    patrol = [row for row in table if row.task == checks.PATROL]
-    assert {row.train_seed for row in patrol if row.agent == "two_rate"} == {0, 1}
-    assert {row.train_seed for row in patrol if row.agent == "single_rate"} == {0, 1}
-    alone = rows.load(finished.out / "baselines" / "rows.jsonl")
-    found = {(row.agent, row.variant) for row in alone}
-    assert found == {("two_rate", ""), ("chunked", ""), ("late_action", "no_sub_goal"), ("frozen", ""), ("controller_only", "")}
+    assert {row.train_seed for row in table if row.task == checks.PATROL and row.agent == "two_rate"} == {0}
+    own = rows.load(finished.out / "baselines" / "rows.jsonl")
+    found = {(row.agent, row.variant) for row in own if row.train_seed == 0}
+    others = {("chunked", ""), ("late_action", "no_sub_goal"), ("frozen", ""), ("controller_only", "")}
+    assert found == {("two_rate", ""), ("single_rate", "")} | others
+    assert {(row.agent, row.variant) for row in own if row.train_seed == 1} == {("two_rate", ""), ("single_rate", "")}
     assert json.loads((finished.out / "text.json").read_text())["two_rate"].keys() == {"text", "captions"}
     steps = json.loads((finished.out / "budget.json").read_text())["steps"]
     assert {json.loads((finished.out / name / "trained.json").read_text())["steps"] for name in steps} == set(steps.values())

@@ -84,9 +84,9 @@ def test_text_and_captions_are_recorded_trained_on_and_measured(tmp_path, monkey
     assert run(evaluate_text.main, "--run", out, "--ticks", "10", "--rows", "2", "--json", figures) == 0
     found = json.loads(figures.read_text())
     assert set(found) == {"text", "captions"}
-    nats = {"nats_own", "nats_shuffled", "nats_none", "nats_trigram"}
+    nats = {"nats_own", "nats_shuffled", "nats_none", "nats_trigram", "nats_saved"}
     assert set(found["text"]) == nats
-    assert set(found["captions"]) == nats | {"attributes_own", "attributes_shuffled"}
+    assert set(found["captions"]) == nats | {"attributes_own", "attributes_shuffled", "attributes_chance"}
     assert all(row["low"] <= row["mean"] <= row["high"] for rows in found.values() for row in rows.values())
     assert "text nats_own" in capsys.readouterr().out
     # Untrained, every piece is about as likely; the trigram has learnt the only sentence there is.

@@ -1,5 +1,7 @@
 """What is trained by which loss, and that the wrong plan is really another's."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +67,23 @@ def test_no_step_of_the_warm_up_moves_a_controller(made):
         assert groups(change)["controller"] == moved
     assert int(state.step) == 3
     assert groups(change)["planner"]
+
+
+def test_the_rate_of_names_is_that_of_the_rows_that_embed_them_alone(made):
+    toy_, batch = made
+    plain = LearnerConfig(steps=4, planner_steps=0, rate_warm_up=0, weight_decay=0.0)
+
+    def change(config):
+        state, _ = make_step(toy_.network, config, config.weights)(initial_state(toy_.network, config), batch)
+        return jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, toy_.network.init(jax.random.key(0)))
+
+    one, eight = change(plain), change(dataclasses.replace(plain, names_rate=8.0))
+    names = [module for module, leaves in one.items() if "names" in leaves]
+    assert names
+    assert all(np.any(one[module]["names"]) for module in names)
+    for module, leaves in one.items():
+        for key, moved in leaves.items():
+            np.testing.assert_allclose(eight[module][key], moved * (8.0 if key == "names" else 1.0), rtol=1e-3, atol=1e-6)
 
 
 def test_detached_plans_carry_exactly_no_gradient_and_change_no_loss(made):
