@@ -78,7 +78,7 @@ def training(config: ExpertsConfig, kind: str, seed: int) -> TrainConfig:
         mix=Mix(
             controller_tokens=320,
             planner_tokens=320,
-            segment_ticks=20,
+            segment_ticks=160,
             ratios=(1, 4, 16),
             latencies=(0, 0, 2),
             wait_for_first=1.0,

@@ -132,8 +132,8 @@ PRESETS = {
         told_tick=False,
     ),
     "text": ModelConfig(
-        planner=TransformerConfig(width=64, layers=2, heads=2, feed_forward=192, window=64),
-        controller=TransformerConfig(width=48, layers=2, heads=2, feed_forward=128, window=4),
+        planner=TransformerConfig(width=64, layers=2, heads=2, feed_forward=192, window=512),
+        controller=TransformerConfig(width=48, layers=2, heads=2, feed_forward=128, window=32),
         plan_vectors=4,
         plan_width=48,
     ),

@@ -240,6 +240,16 @@ def test_every_agent_trains_and_acts(debug_run, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("agent", ["two_rate", "single_rate"])
+def test_a_row_has_room_for_as_many_pieces_as_were_asked_for_and_else_as_its_tokens(agent, tmp_path):
+    config = TrainConfig(tmp_path, tmp_path, agent)
+    model = train.model_config(config, *(tasks.schema_of(("text",), 300, name) for name in (agent, "two_rate")))
+    plain = train.packing_of(config, model)
+    assert plain.text_targets == max(config.mix.planner_tokens, plain.controller_tokens)
+    asked = dataclasses.replace(config, mix=dataclasses.replace(config.mix, text_targets=100))
+    assert train.packing_of(asked, model) == dataclasses.replace(plain, text_targets=100)
+
+
 def test_baselines_that_look_ahead_train_and_have_their_cells(debug_run, tmp_path, capsys):
     wanted = {"chunked": ["--mix.chunks", "1", "4"], "late_action": ["--mix.delays", "2"]}
     for agent, ticks in wanted.items():

@@ -187,6 +187,12 @@ def test_the_wrong_plan_is_the_next_rows_and_no_plan_is_the_learnt_one(made):
     assert len({round(float(each), 6) for each in found}) == 3
 
 
+def test_one_row_has_no_other_episodes_plan(made):
+    toy_, batch = made
+    one = jax.tree.map(lambda x: x[:1], batch)
+    assert set(plan_use(toy_.network, toy_.params, one)) == {"action_loss", "action_loss_no_plan", "sub_goal_accuracy"}
+
+
 @pytest.mark.long
 def test_text_is_logged_by_its_own_name_and_weighed_apart():
     made = toy("captions")
