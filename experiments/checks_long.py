@@ -138,24 +138,19 @@ def tasks(rows: Sequence[Row]) -> Check:
 
 
 def filled(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Check]:
-    """Returns whether batches are full where there is something to choose from, on the whole corpus, and at hand everywhere.
-
-    Those of the patrol alone have one row, and at ratio 1 alone the planner's stream is full long before the controller's.
-    """
+    """Returns whether batches are full and at hand, in every training."""
     claims = (
-        f"Padding below {PADDING:.0%} in both streams on the whole corpus",
+        f"Padding below {PADDING:.0%} in every stream of every training",
         f"Every training waits for its batches less than {WAITING:.0%} of the time",
     )
     found = {name: filling(lines) for name, lines in metrics.items()}
     found = {name: each for name, each in found.items() if each is not None}
-    mixed = {name: each for name, each in found.items() if "/" not in name}
-    padding = {name: max(each.controller_padding, each.planner_padding or 0.0) for name, each in mixed.items()}
+    if not found:
+        return [Check(claim, "", UNMEASURED) for claim in claims]
+    padding = {name: max(each.controller_padding, each.planner_padding or 0.0) for name, each in found.items()}
     waiting = {name: each.waiting for name, each in found.items()}
     verdicts = []
     for claim, measured, limit in zip(claims, (padding, waiting), (PADDING, WAITING)):
-        if not measured:
-            verdicts.append(Check(claim, "", UNMEASURED))
-            continue
         worst = max(measured, key=measured.get)
         verdicts.append(Check(claim, f"most {measured[worst]:.1%}, {worst}", HOLDS if measured[worst] < limit else FAILS))
     return verdicts

@@ -2,8 +2,8 @@
 
     make demo-long       (or: python -m experiments.demo_long)
 
-90 minutes at most on 2 cores, install aside: how long everything may train is decided once paces are measured, from what is left
-of them. Interrupt it whenever you like: the same command goes on where it stopped. Everything lies in runs/demo_long; open
+75 minutes on 2 cores by its plan, install aside: how long everything may train is decided once paces are measured, from what is
+left of them. Interrupt it whenever you like: the same command goes on where it stopped. Everything lies in runs/demo_long; open
 runs/demo_long/report.html.
 
 Two groups are trained, and within each all have the same wall time on half of the cores and the same tries, one:
@@ -101,7 +101,7 @@ class DemoLongConfig:
     """
 
     out: Path = Path("runs/demo_long")
-    minutes: float = 90.0
+    minutes: float = 75.0
     preset: str = "demo"
     patrol_episodes: int = 2000
     scripted: tuple[str, ...] = tuple(SCRIPTED)
@@ -168,9 +168,9 @@ def whole_mix(config: DemoLongConfig) -> Mix:
 def learner(config: DemoLongConfig, agent: train.AgentName, steps: int, **own) -> LearnerConfig:
     """Returns how an agent of either group learns; own: what this one does in its own way."""
     # What reads everything at every tick is one large transformer, and has the rate of one.
-    small = agent in ("two_rate", "controller_only")
-    shared = {"peak_rate": config.peak_rate, "controller_rate": config.controller_rate if small else 1.0}
-    return LearnerConfig(**({"steps": steps, "names_rate": config.names_rate, "seed": config.seeds[0]} | shared | own))
+    faster = config.controller_rate if agent in ("two_rate", "controller_only") else 1.0
+    rates = {"peak_rate": config.peak_rate, "controller_rate": faster, "names_rate": config.names_rate}
+    return LearnerConfig(steps, **rates, **own)
 
 
 def whole(config: DemoLongConfig, agent: train.AgentName, steps: int) -> TrainConfig:
@@ -182,7 +182,7 @@ def whole(config: DemoLongConfig, agent: train.AgentName, steps: int) -> TrainCo
         preset=config.preset,
         text_pieces=config.text_pieces,
         mix=whole_mix(config),
-        learner=learner(config, agent, steps, planner_steps=round(steps * config.warm_up)),
+        learner=learner(config, agent, steps, planner_steps=round(steps * config.warm_up), seed=config.seeds[0]),
         trainer=TrainerConfig(checkpoint_every_s=config.checkpoint_every_s),
     )
 
@@ -196,7 +196,7 @@ class Alone(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What it is, with or without a sub-goal."""
+        """Its name, whether with or without a sub-goal."""
         return self.name.removesuffix(WITHOUT)
 
     @property
@@ -289,7 +289,7 @@ def train_whole(config: DemoLongConfig, stages: Stages) -> None:
     train_side_by_side({agent: [whole(config, agent, steps[agent])] for agent in ("two_rate", "single_rate")}, config.out)
 
 
-def train_alone(config: DemoLongConfig, stages: Stages) -> None:
+def train_on_the_patrol(config: DemoLongConfig, stages: Stages) -> None:
     """Trains what is trained on the patrol alone, half of it on each half of the cores."""
     steps = budget(config, stages)["steps"]
     wanted = [baseline(config, folder, steps[f"baselines/{folder}"]) for folder in alone(config)]
@@ -383,7 +383,7 @@ def stages_of(config: DemoLongConfig, stages: Stages) -> Iterator[tuple[str, Cal
     yield "record experts", lambda: record(config)
     yield "measure paces", lambda: paces(probes(config), config.out, PROBE_STEPS)
     yield WHOLE, lambda: train_whole(config, stages)
-    yield ALONE, lambda: train_alone(config, stages)
+    yield ALONE, lambda: train_on_the_patrol(config, stages)
     yield "close loops", lambda: evaluate(config)
     yield "read text and captions", lambda: read_and_tell(config)
     yield "film and report", lambda: (film_patrol(config), write_page(config, stages))

@@ -132,7 +132,7 @@ def packing_of(trained: Trained, task: str, config: EvaluateTextConfig) -> Packi
     layout, model = trained.schema[task], trained.network.config
     reading = tokens_per_reading(layout) + layout.action.size - 1
     # Words and pictures are read again before they leave the window of what reads them.
-    again = max(1, (model.planner or model.controller).window // 2)
+    again = (model.planner or model.controller).window // 2
     shown = model.text_slots * (config.ticks // again + 1)
     slow = tokens_per_update(layout) * config.ticks + shown
     return Packing(
@@ -146,7 +146,7 @@ def packing_of(trained: Trained, task: str, config: EvaluateTextConfig) -> Packi
         planner_lead_in=0,
         draw_places=False,
         planner_reread=again,
-        controller_reread=again,
+        controller_reread=model.controller.window // 2,
     )
 
 

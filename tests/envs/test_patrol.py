@@ -1,3 +1,6 @@
+import sys
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -166,3 +169,28 @@ def test_the_tick_is_the_suites_own_physics():
         physics.step(4)
         task.advance(float(np.sin(tick)))
         np.testing.assert_allclose(task.track.state, [*physics.data.qpos, *physics.data.qvel], atol=1e-12)
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions some work calls, of Python and of C: what it costs on any machine, however busy."""
+    count = 0
+
+    def note(frame, event, argument) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_a_task_is_made_and_stepped_in_few_calls():
+    Patrol(seed=0)
+    assert calls(lambda: [Patrol(seed=seed) for seed in range(128)]) < 128 * 120
+    task, action = Patrol(seed=0), np.zeros(1, np.float32)
+    task.reset()
+    assert calls(lambda: [task.step(action) for _ in range(4000)]) < 4000 * 66

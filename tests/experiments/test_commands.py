@@ -239,7 +239,6 @@ def test_every_agent_trains_and_acts(debug_run, tmp_path):
     assert train.TOKENIZER in {path.name for path in (debug_run / "corpus").iterdir()}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("agent", ["two_rate", "single_rate"])
 def test_a_row_has_room_for_as_many_pieces_as_were_asked_for_and_else_as_its_tokens(agent, tmp_path):
     config = TrainConfig(tmp_path, tmp_path, agent)
@@ -250,6 +249,7 @@ def test_a_row_has_room_for_as_many_pieces_as_were_asked_for_and_else_as_its_tok
     assert train.packing_of(asked, model) == dataclasses.replace(plain, text_targets=100)
 
 
+@pytest.mark.long
 def test_baselines_that_look_ahead_train_and_have_their_cells(debug_run, tmp_path, capsys):
     wanted = {"chunked": ["--mix.chunks", "1", "4"], "late_action": ["--mix.delays", "2"]}
     for agent, ticks in wanted.items():
