@@ -2,7 +2,7 @@
 
     make demo-long       (or: python -m experiments.demo_long)
 
-75 minutes on 2 cores by its plan, install aside: how long everything may train is decided once paces are measured, from what is
+72 minutes on 2 cores by its plan, install aside: how long everything may train is decided once paces are measured, from what is
 left of them. Interrupt it whenever you like: the same command goes on where it stopped. Everything lies in runs/demo_long; open
 runs/demo_long/report.html.
 
@@ -44,7 +44,7 @@ from experiments.stages import (
     write_json,
 )
 from experiments.train import Mix, TrainConfig
-from hierarchy.training.learner import LearnerConfig
+from hierarchy.training.learner import LearnerConfig, Optimizer
 from hierarchy.training.losses import LossWeights
 from hierarchy.training.trainer import TrainerConfig
 
@@ -67,7 +67,7 @@ PLANNED = {
 }
 """The same of bodies whose experts plan, the longest to record first."""
 
-SAID = {"text": 0.15, "captions": 0.4}
+SAID = {"text": 0.15, "captions": 1.2}
 """The same of what is said."""
 
 BASELINES = ("two_rate", "chunked", "late_action", "detached", "frozen", "fixed")
@@ -96,12 +96,12 @@ class DemoLongConfig:
     recorded, documents at most as many as CPython has. seeds: of two_rate and single_rate on the patrol alone; all else has the
     first. baselines: what else is trained on the patrol alone. warm_up, baseline_warm_up: share of the steps in which a planner
     learns its own tasks alone. patrol_share: how often an episode is the patrol's, beside what is listed of all others. rows,
-    baseline_rows: of a batch. peak_rate, controller_rate, names_rate: of the learner. most_steps: of any training, for a short
-    try. episodes, scripted_evaluations, planned_evaluations, documents_read, pictures: a cell.
+    baseline_rows: of a batch. peak_rate, controller_rate, names_rate, optimizer: of the learner. most_steps: of any training, for
+    a short try. episodes, scripted_evaluations, planned_evaluations, documents_read, pictures: a cell.
     """
 
     out: Path = Path("runs/demo_long")
-    minutes: float = 75.0
+    minutes: float = 72.0
     preset: str = "demo"
     patrol_episodes: int = 2000
     scripted: tuple[str, ...] = tuple(SCRIPTED)
@@ -124,6 +124,7 @@ class DemoLongConfig:
     peak_rate: float = 1.5e-3
     controller_rate: float = 3.0
     names_rate: float = 8.0
+    optimizer: Optimizer = "muon"
     most_steps: int = 100_000
     episodes: int = 256
     scripted_evaluations: int = 32
@@ -161,7 +162,7 @@ def whole_mix(config: DemoLongConfig) -> Mix:
     names = tuple(sorted(shares))
     weights = tuple(shares[name] / sum(shares.values()) for name in names)
     # Half wait for their first plan: a caption is over before a late one would be there.
-    own = {"controller_tokens": 704, "planner_tokens": 336, "text_targets": 336, "segment_ticks": 112, "wait_for_first": 0.5}
+    own = {"controller_tokens": 672, "planner_tokens": 336, "text_targets": 336, "segment_ticks": 112, "wait_for_first": 0.5}
     return Mix(names, weights, config.rows, **own)
 
 
@@ -170,7 +171,7 @@ def learner(config: DemoLongConfig, agent: train.AgentName, steps: int, **own) -
     # What reads everything at every tick is one large transformer, and has the rate of one.
     faster = config.controller_rate if agent in ("two_rate", "controller_only") else 1.0
     rates = {"peak_rate": config.peak_rate, "controller_rate": faster, "names_rate": config.names_rate}
-    return LearnerConfig(steps, **rates, **own)
+    return LearnerConfig(steps, optimizer=config.optimizer, **rates, **own)
 
 
 def whole(config: DemoLongConfig, agent: train.AgentName, steps: int) -> TrainConfig:

@@ -126,7 +126,8 @@ def load(folder: Path) -> Trained:
         raise CheckpointError(f"{folder} is a checkpoint of another layout: {difference}; train it again, or use its own code")
     network = build(config_from(facts["model"]), schema)
     manager = open_manager(folder / "checkpoints")
-    state = restore(manager, jax.eval_shape(lambda: initial_state(network, LearnerConfig())))
+    learner = LearnerConfig(optimizer=facts["learner"].get("optimizer", LearnerConfig.optimizer))
+    state = restore(manager, jax.eval_shape(lambda: initial_state(network, learner)))
     if state is None:
         raise CheckpointError(f"{folder} has no checkpoint yet: train it first")
     planner = facts["learner"].get("planner", "joint")

@@ -354,6 +354,7 @@ NEWER = {
     "shards": 1,
     "accumulate": 1,
     "names_rate": 1.0,
+    "optimizer": "adamw",
     "text_targets": None,
     "rounds": 1,
     "windows": (),

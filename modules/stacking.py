@@ -40,7 +40,8 @@ def by_layer(tree: Any) -> Any:
 
 
 def _of_params(node: Any) -> bool:
-    return isinstance(node, dict)
+    """Whether a node is parameters by module and name, and not a dict of an optimiser's own."""
+    return isinstance(node, dict) and all(isinstance(leaves, dict) for leaves in node.values())
 
 
 def _stack(params: hk.Params) -> hk.Params:
@@ -57,9 +58,12 @@ def _stack(params: hk.Params) -> hk.Params:
 
 @jax.custom_vjp
 def _unstack(params: hk.Params) -> hk.Params:
-    found = {}
+    found, counts = {}, {}
     for kind, leaves in params.items():
-        layers = len(jax.tree.leaves(leaves)[0]) if LAYERS in kind else 0
+        counts |= {kind.split(LAYERS)[0]: len(leaf) for leaf in jax.tree.leaves(leaves)[:1] if LAYERS in kind}
+    for kind, leaves in params.items():
+        # An optimiser may keep nothing of a module's own parameters: the layers beside it say how many there are.
+        layers = counts[kind.split(LAYERS)[0]] if LAYERS in kind else 0
         found |= {kind.replace(ANY, f"_{n}"): jax.tree.map(lambda leaf, n=n: leaf[n], leaves) for n in range(layers)}
         found |= {} if layers else {kind: leaves}
     return found

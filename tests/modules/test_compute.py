@@ -1,6 +1,7 @@
 """However a pass is computed, it computes the same, of the same parameters."""
 
 import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from hierarchy.batch import Targets
-from hierarchy.training.learner import LearnerConfig, initial_state, make_step, optimizer, shared
+from hierarchy.training.learner import LearnerConfig, Optimizer, initial_state, make_step, optimizer, shared
 from hierarchy.training.losses import LossWeights, joint_loss
 from modules.compute import Compute, LayerNames, Spread, computing, lowered, over_rows, partition, product
 from modules.stacking import by_layer, stacked
@@ -153,13 +154,15 @@ def test_experts_in_parts_that_are_alike_are_those_of_the_batch():
 
 
 @pytest.mark.long
-def test_an_optimiser_treats_layers_that_stand_together_as_it_does_each():
+@pytest.mark.parametrize("kind", get_args(Optimizer))
+def test_an_optimiser_treats_layers_that_stand_together_as_it_does_each(kind):
     params = toy("film").params
     together = stacked(params)
     assert len(together) < len(params)
     assert together["controller/transformer/layer_*/gate_up"]["w"].shape == (2, 12, 16)
     assert any(name.endswith("/plan_film_1") for name in together)
-    update, state = optimizer(LearnerConfig(rate_warm_up=0)).update, optimizer(LearnerConfig()).init(params)
+    made = optimizer(LearnerConfig(rate_warm_up=0, optimizer=kind))
+    update, state = made.update, made.init(params)
     alone, _ = update(params, state, params)
     moved, _ = update(together, stacked(state), together)
     assert_close(by_layer(moved), alone, 1e-7)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -16,10 +17,11 @@ import pytest
 import tyro
 
 from experiments import train as command
+from experiments.evaluate import load
 from hierarchy.corpus.mixture import Loader
 from hierarchy.training import trainer
 from hierarchy.training.checkpoint import open_manager, restore
-from hierarchy.training.learner import TrainState, initial_state
+from hierarchy.training.learner import Optimizer, TrainState, initial_state
 from tests.experiments import debug_run as tiny
 
 STEPS = 12
@@ -107,10 +109,12 @@ def test_stopped_by_a_signal_and_resumed_is_uninterrupted(last, debug_run, tmp_p
     assert lines(tmp_path) == uninterrupted[1]
 
 
-def test_layers_in_a_loop_are_kept_one_by_one_and_resumed(debug_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+def test_layers_in_a_loop_are_kept_one_by_one_and_resumed(optimizer, debug_run, tmp_path, monkeypatch):
     """A step that runs layers in a loop holds them stacked; its checkpoints are those of any other run."""
     config = config_of(debug_run, tmp_path / "cut")
-    config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, scan=True))
+    learner = dataclasses.replace(config.learner, optimizer=optimizer)
+    config = dataclasses.replace(config, learner=learner, compute=dataclasses.replace(config.compute, scan=True))
     whole = command.train_run(dataclasses.replace(config, out=tmp_path / "whole"))
     like = jax.eval_shape(lambda: initial_state(command.assemble(config).network, config.learner))
     stopped_after(config, 4, monkeypatch)
@@ -119,6 +123,7 @@ def test_layers_in_a_loop_are_kept_one_by_one_and_resumed(debug_run, tmp_path, m
     assert jax.tree.structure(middle) == jax.tree.structure(like)
     assert_same(command.train_run(config), whole)
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "cut").params, whole.params)
 
 
 def test_a_loader_that_starts_again_from_the_first_batch_is_noticed(debug_run, tmp_path, uninterrupted, monkeypatch):
