@@ -217,7 +217,9 @@ def baseline(config: DemoLongConfig, folder: str, steps: int) -> TrainConfig:
     """Returns how one of `alone` is trained with so many steps."""
     name, seed = each = alone(config)[folder]
     # Long segments: a planner reads an episode from its start, however little of it the controller is trained on.
-    mix = Mix(tasks=("patrol",), rows=config.baseline_rows, controller_tokens=576, segment_ticks=144)
+    # At ratio 1 the planner reads as often as the controller acts, and an episode from its start: it needs the longer row.
+    tokens = (256, 704) if each.kind == "fixed" else (608, 384)
+    mix = Mix(("patrol",), rows=config.baseline_rows, controller_tokens=tokens[0], planner_tokens=tokens[1], segment_ticks=144)
     return TrainConfig(
         corpus=corpus(config),
         out=config.out / "baselines" / folder,
@@ -252,9 +254,9 @@ def probes(config: DemoLongConfig) -> dict[str, TrainConfig]:
 
 
 def pace_of(each: Alone) -> str:
-    """Returns the kind of training that takes as long a step as this one. A frozen planner has no gradient; the loss of a
-    sub-goal, and which ratios are drawn, make no difference to speak of."""
-    return "frozen" if each.kind == "frozen" else each.agent
+    """Returns the kind of training that takes as long a step as this one. A frozen planner has no gradient, and a fixed ratio has
+    rows of its own; the loss of a sub-goal makes no difference to speak of."""
+    return each.kind if each.kind in ("frozen", "fixed") else each.agent
 
 
 def budget(config: DemoLongConfig, stages: Stages) -> dict:
