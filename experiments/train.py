@@ -23,6 +23,7 @@ Baselines, with what tells them from the two-rate agent:
     --rounds 8                                   the planner goes through its layers eight times, with the same weights
     --experts 16 --compute.expert-capacity 1.25  a planner of four to five times the parameters, for the same operations
     --mix.prompts 0.25                           a quarter of the episodes begin after a stretch of another one, as in Gato
+    --learner.optimizer muon                     layers' matrices move alike in all directions: many tasks at once learn faster
 
 On several devices, and on several hosts, of which each gives the same command with its own index:
 
