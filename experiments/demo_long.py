@@ -105,9 +105,9 @@ class DemoLongConfig:
     preset: str = "demo"
     patrol_episodes: int = 2000
     scripted: tuple[str, ...] = tuple(SCRIPTED)
-    scripted_episodes: int = 200
+    scripted_episodes: int = 1000
     planned: tuple[str, ...] = tuple(PLANNED)
-    planned_episodes: int = 20
+    planned_episodes: int = 40
     documents: int = 100_000
     captions: int = 10_000
     text_pieces: int = 800

@@ -1,10 +1,9 @@
 """How each task's ticks become tokens: who reads which field when, and what is the action."""
 
 import dataclasses
-import math
 
 from envs import baby_ai, captions, documents, patrol_camera
-from hierarchy.layout import Bounded, Continuous, Discrete, Field, Image, Layout, Piece, Text
+from hierarchy.layout import Angle, Bounded, Continuous, Discrete, Field, Image, Layout, Piece, Text
 
 
 def motor(size: int) -> Field:
@@ -18,9 +17,9 @@ def number(name: str, size: int, bound: float, mu: float = 5.0, **how) -> Field:
 
 
 def angle(name: str, size: int) -> Field:
-    """Returns a field of joint angles, a turn to either side; next to linear, so that the embedding's waves over its bins are the
-    angle's own sine and cosine."""
-    return Field(name, Continuous(0.01, math.tau), size)
+    """Returns a field of joint angles. A joint without a stop turns on and on, and whole turns say nothing; the embedding's waves
+    over the bins are the angle's own sine and cosine."""
+    return Field(name, Angle(), size)
 
 
 TRACK = Bounded((-1.2,) * 4, (1.2,) * 4)

@@ -85,7 +85,7 @@ class Collection:
 # Most of an episode is rest at the goal; what follows a burst shows the way there. A regulator has no way back from far off.
 BURSTS = {
     "cartpole_balance": 0.0,
-    "cartpole_swingup": 0.0,
+    "cartpole_swingup": 0.01,
     "pendulum_swingup": 0.01,
     "reacher_easy": 0.03,
     "reacher_hard": 0.03,

@@ -75,6 +75,11 @@ class Continuous:
 
 
 @dataclasses.dataclass(frozen=True)
+class Angle:
+    """Radians, after any number of turns: the same angle between half a turn to either side, in 1024 bins."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Bounded:
     """Numbers in [low, high], one bound an element, mapped affinely to [-1, 1] and not companded: Gato's actions."""
 
@@ -90,7 +95,7 @@ class Bounded:
             raise ValueError(f"2 to {BINS} bins, not {self.bins}")
 
 
-Codec = Text | Piece | Image | Discrete | Continuous | Bounded
+Codec = Text | Piece | Image | Discrete | Continuous | Angle | Bounded
 
 
 def id_range(codec: Codec, text_pieces: int) -> tuple[int, int]:
@@ -102,7 +107,7 @@ def id_range(codec: Codec, text_pieces: int) -> tuple[int, int]:
             return PATCH, 1
         case Discrete(values):
             return 0, values
-        case Continuous():
+        case Continuous() | Angle():
             return CONTINUOUS_START, BINS
         case Bounded(bins=bins):
             return CONTINUOUS_START, bins

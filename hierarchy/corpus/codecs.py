@@ -3,6 +3,7 @@
     Discrete     integers as they are                                     [0, values)
     Piece        integers as they are, EMPTY where nothing was said       [0, pieces)
     Continuous   mu-law companded, clipped to [-1, 1], 1024 uniform bins  [32000, 33024)
+    Angle        whole turns taken off, affine to [-1, 1), uniform bins   [32000, 33024)
     Bounded      affine to [-1, 1], not companded, uniform bins           [32000, 32000 + bins)
 
 The last bin holds its upper edge: +1 is 33023, never 33024, which is the first id of the next range. `decode` returns bin
@@ -15,7 +16,19 @@ import functools
 import numpy as np
 from dm_env import specs
 
-from hierarchy.layout import CONTINUOUS_START, EMPTY, TEXT_IDS, Bounded, Codec, Continuous, Discrete, Image, Piece, id_range
+from hierarchy.layout import (
+    CONTINUOUS_START,
+    EMPTY,
+    TEXT_IDS,
+    Angle,
+    Bounded,
+    Codec,
+    Continuous,
+    Discrete,
+    Image,
+    Piece,
+    id_range,
+)
 
 # Recorded numbers are often float32: an edge of the spec may come back a rounding error outside it.
 TOLERANCE = 1e-5
@@ -44,6 +57,8 @@ def encode(codec: Codec, values: np.ndarray, text_pieces: int = TEXT_IDS) -> np.
             return np.where(values == EMPTY, np.int32(EMPTY), _whole(np.where(values == EMPTY, 0, values), text_pieces))
         case Continuous(mu, bound):
             return _bins(compand(values, mu, bound), id_range(codec, 0)[1])
+        case Angle():
+            return _bins((values.astype(np.float64) / np.pi + 1) % 2 - 1, id_range(codec, 0)[1])
         case Bounded(bins=bins):
             return _bins(to_unit(codec, values), bins)
     raise ValueError(f"{codec} is not a codec of numbers")
@@ -65,6 +80,8 @@ def decode(codec: Codec, ids: np.ndarray) -> np.ndarray:
         case Continuous(mu, bound):
             unit = unit_centres(count)[ids - first]
             return np.sign(unit) * np.expm1(np.abs(unit) * np.log1p(mu * bound)) / mu
+        case Angle():
+            return np.pi * unit_centres(count)[ids - first]
         case Bounded():
             return from_unit(codec, unit_centres(count)[ids - first])
     raise ValueError(f"{codec} is not a codec of numbers")

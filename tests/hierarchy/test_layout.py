@@ -9,6 +9,7 @@ from hierarchy.layout import (
     BINS,
     CONTINUOUS_START,
     SEPARATOR,
+    Angle,
     Bounded,
     Continuous,
     Discrete,
@@ -43,7 +44,7 @@ def layout(**changed) -> Layout:
 def test_id_ranges_are_gatos():
     assert id_range(Text(), 500) == (0, 500)
     assert id_range(Discrete(7), 500) == (0, 7)
-    assert id_range(Continuous(), 500) == (32_000, 1024)
+    assert id_range(Continuous(), 500) == id_range(Angle(), 500) == (32_000, 1024)
     assert id_range(Bounded((0.0,), (1.0,), 64), 500) == (32_000, 64)
     assert SEPARATOR == CONTINUOUS_START + BINS == 33_024
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchy.corpus.codecs import bounded_from_spec, compand, decode, encode, from_unit, intervals, patches
-from hierarchy.layout import EMPTY, Bounded, Continuous, Discrete, Image, Piece, Text, id_range
+from hierarchy.layout import EMPTY, Angle, Bounded, Continuous, Discrete, Image, Piece, Text, id_range
 
 UNIT = Bounded((-1.0,), (1.0,))
 
@@ -58,7 +58,10 @@ def test_worst_action_error_is_one_in_1024():
 @settings(deadline=None)
 @given(
     st.one_of(
-        bounded(), st.builds(Continuous, st.floats(0.1, 1e3), st.floats(0.1, 1e4)), st.builds(Discrete, st.integers(1, 1024))
+        bounded(),
+        st.builds(Continuous, st.floats(0.1, 1e3), st.floats(0.1, 1e4)),
+        st.builds(Angle),
+        st.builds(Discrete, st.integers(1, 1024)),
     )
 )
 def test_every_id_stands_for_a_value_that_has_that_id(codec):
@@ -78,6 +81,15 @@ def test_continuous_ids_are_in_range_and_keep_the_order(values, mu, bound):
 
 
 @settings(deadline=None)
+@given(st.floats(-np.pi, np.pi), st.integers(-1000, 1000))
+def test_an_angle_is_the_same_after_any_number_of_turns(angle, turns):
+    ids = encode(Angle(), [angle, angle + 2 * np.pi * turns])
+    assert np.all((ids >= 32000) & (ids <= 33023))
+    apart = np.abs(decode(Angle(), ids) - angle)
+    assert np.all(np.minimum(apart, 2 * np.pi - apart) <= np.pi / 1024 + 1e-9)
+
+
+@settings(deadline=None)
 @given(bounded(), st.floats(-1, 1))
 def test_unit_values_lie_inside_the_spec_and_come_back(codec, unit):
     values = from_unit(codec, np.full(len(codec.low), unit))
@@ -91,6 +103,7 @@ def test_unit_values_lie_inside_the_spec_and_come_back(codec, unit):
     [
         (Continuous(), np.nan, "nan is not a finite number"),
         (Continuous(), np.inf, "inf is not a finite number"),
+        (Angle(), np.inf, "inf is not a finite number"),
         (UNIT, [np.nan], "not a finite number"),
         (UNIT, [1.001], r"element 0 is 1.001, outside its spec \[-1, 1\]"),
         (Bounded((0.0, 0.0), (1.0, 2.0)), [[0.5, 0.5], [0.1, 2.5]], r"element 1 is 2.5, outside its spec \[0, 2\]"),
