@@ -74,7 +74,7 @@ FISH = number("joint_angles", 7, 2.0), number("upright", 1, 1.0), number("veloci
 WALKER = number("orientations", 14, 1.0), number("height", 1, 2.0), number("velocity", 9, 20.0)
 SUITE = {
     "cartpole_balance": body("cartpole_balance", 1, *cart()),
-    "cartpole_swingup": body("cartpole_swingup", 1, *cart()),
+    "cartpole_swingup": body("cartpole_swingup", 1, number("position", 3, 2.0), number("velocity", 2, 20.0)),
     "pendulum_swingup": body("pendulum_swingup", 1, number("orientation", 2, 1.0), number("velocity", 1, 12.0)),
     "reacher_easy": body("reacher_easy", 2, *REACHER),
     "reacher_hard": body("reacher_hard", 2, *REACHER),

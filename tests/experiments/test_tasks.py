@@ -10,8 +10,9 @@ from envs.recording import record
 from envs.suite_experts import RandomExpert
 from experiments import layouts
 from experiments.tasks import TASKS, find
+from hierarchy.corpus.codecs import encode
 from hierarchy.corpus.segment import encode_episode
-from hierarchy.layout import PREVIOUS_ACTION, Discrete, Image, Schema, Text
+from hierarchy.layout import BINS, CONTINUOUS_START, PREVIOUS_ACTION, Discrete, Image, Schema, Text
 from tests.hierarchy.corpus.corpus_toys import Letters
 
 NEEDS = {"metaworld": "metaworld", "babyai": "minigrid"}
@@ -57,6 +58,20 @@ def test_random_episodes_become_tokens(name):
     encoded = encode_episode(Schema((task.layout,), 300), name, episode, Letters())
     assert encoded.label.shape == (episode.ticks, task.layout.action.size)
     assert episode.ticks <= task.ticks
+
+
+@pytest.mark.parametrize("name", layouts.SUITE)
+def test_what_a_recorded_body_shows_is_told_apart_by_its_codecs(name):
+    """A codec clips what lies beyond its bound. A reacher's shoulder turns on and on, and was clipped in a fifth of all ticks."""
+    environment, layout = made(name), find(name).layout
+    episodes = [record(environment, find(name).expert(True), seed, name) for seed in range(6)]
+    for field in layout.controller:
+        shown = np.concatenate([episode.observation[field.name] for episode in episodes])
+        bins = encode(field.codec, shown) - CONTINUOUS_START
+        at_an_end = ((bins == 0) | (bins == BINS - 1)).mean(axis=0)
+        # Cosines are at their end where a body rests.
+        least = 1.0 if field.name in ("position", "orientation") and name.startswith(("cartpole", "pendulum")) else 0.01
+        assert at_an_end.max() <= least, field.name
 
 
 def test_what_a_burst_did_to_the_return_drops_no_episode():
