@@ -70,8 +70,8 @@ def test_what_a_recorded_body_shows_is_told_apart_by_its_codecs(name):
         bins = encode(field.codec, shown) - CONTINUOUS_START
         at_an_end = ((bins == 0) | (bins == BINS - 1)).mean(axis=0)
         # Cosines are at their end where a body rests.
-        least = 1.0 if field.name in ("position", "orientation") and name.startswith(("cartpole", "pendulum")) else 0.01
-        assert at_an_end.max() <= least, field.name
+        most = 1.0 if field.name in ("position", "orientation") and name.startswith(("cartpole", "pendulum")) else 0.01
+        assert at_an_end.max() <= most, field.name
 
 
 def test_what_a_burst_did_to_the_return_drops_no_episode():
