@@ -14,6 +14,8 @@ class Noise:
     persistence: correlation of one tick's noise with the next one's; it carries the body further from the clean path.
     bursts: chance, at each tick of a noisy episode, that a burst begins: one action drawn from U(-1, 1), executed for
         `burst_ticks` (least, most) ticks. An expert that is at rest most of the time shows its way there again and again.
+    pauses: share of bursts whose action is 0. An expert is at rest at its goal alone: whoever imitates it would learn that to be
+        slow is to be there, and stop wherever it once is slow.
     """
 
     clean: float = 0.25
@@ -21,10 +23,12 @@ class Noise:
     persistence: float = 0.8
     bursts: float = 0.0
     burst_ticks: tuple[int, int] = (10, 50)
+    pauses: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.clean <= 1 and self.most >= 0 and 0 <= self.persistence < 1 and 0 <= self.bursts <= 1):
-            raise ValueError(f"{self}: clean and bursts lie in [0, 1], most is at least 0, persistence lies in [0, 1)")
+        shares = self.clean, self.bursts, self.pauses
+        if not (all(0 <= share <= 1 for share in shares) and self.most >= 0 and 0 <= self.persistence < 1):
+            raise ValueError(f"{self}: clean, bursts and pauses lie in [0, 1], most is at least 0, persistence lies in [0, 1)")
         if not 1 <= self.burst_ticks[0] <= self.burst_ticks[1]:
             raise ValueError(f"{self}: a burst lasts at least 1 tick, and burst_ticks is (least, most)")
 
@@ -44,7 +48,7 @@ class Disturbance:
         if noise is None:
             return label
         if noise.bursts and not self._left and self._rng.random() < noise.bursts:
-            self._burst = self._rng.uniform(-1.0, 1.0, label.shape)
+            self._burst = self._rng.uniform(-1.0, 1.0, label.shape) * (self._rng.random() >= noise.pauses)
             self._left = int(self._rng.integers(noise.burst_ticks[0], noise.burst_ticks[1] + 1))
         if self._left:
             self._left -= 1

@@ -1,4 +1,4 @@
-"""Experts for `envs/suite_tasks.py`: each plans anew at every tick, in a copy of the suite's own model.
+"""Experts for tasks of `envs/suite_tasks.py`: each plans anew at every tick, in a copy of the suite's own model.
 
 The reward planned for is the task's own, made smooth so that it also leads there. What each expert reaches and costs is measured
 by `python -m experiments.experts`, and stands in experiments/bodies.md.
@@ -21,8 +21,8 @@ from envs.suite_tasks import SETTINGS, SuiteTask
 class Planned(NamedTuple):
     """sensors: name to what the planning copy of the model measures besides the suite's own, as MJCF says it.
 
-    mean_return: of the clean expert in a whole episode, estimated from the few episodes (shortened for the ball and for standing)
-    that experiments/bodies.md lists. cost_s: CPU seconds of one. noise: the most while recording, in units of an action range
+    mean_return: of the clean expert in a whole episode, estimated from the few episodes (shortened for standing) that
+    experiments/bodies.md lists. cost_s: CPU seconds of one. noise: the most while recording, in units of an action range
     of [-1, 1].
     """
 
@@ -32,15 +32,6 @@ class Planned(NamedTuple):
     mean_return: float
     cost_s: float
     noise: float = 0.2
-
-
-def catch(model: mujoco.MjModel, sensors: Sensors, controls: np.ndarray) -> np.ndarray:
-    """Returns 1 for the ball in the cup, less its distance from there and, outside, what it still has to rise above the rim."""
-    away = (sensors["to"] - sensors["ball"])[..., [0, 2]]
-    half = model.site("target").size[[0, 2]]
-    caught = (np.abs(away) < half - model.geom("ball").size[0]).all(axis=-1)
-    below = np.where((np.abs(away) < half).all(axis=-1), 0.0, np.maximum(away[..., 1] + half[1], 0.0))
-    return caught - np.linalg.norm(away, axis=-1) - 2.0 * below
 
 
 def turn(model: mujoco.MjModel, sensors: Sensors, controls: np.ndarray) -> np.ndarray:
@@ -84,12 +75,10 @@ def upwards(name: str) -> str:
     return f'<framezaxis objtype="xbody" objname="{name}"'
 
 
-BALL = {"ball": place("xbody", "ball"), "to": place("site", "target")}
 FISH = {"mouth": place("geom", "mouth"), "to": place("geom", "target"), "up": upwards("torso")}
 WALKER = {"torso": place("xbody", "torso"), "up": upwards("torso")}
 
 PLANNED: dict[str, Planned] = {
-    "ball_in_cup_catch": Planned(BALL, catch, Search(horizon=25, steps=5, samples=24), 230.0, 9.0),
     "finger_turn_easy": Planned({}, turn, Search(horizon=20, steps=4), 245.0, 6.2),
     "finger_turn_hard": Planned({}, turn, Search(horizon=20, steps=4), 247.0, 6.0),
     "fish_upright": Planned(FISH, float_upright, Search(horizon=10, steps=10, samples=16), 248.9, 4.6),
@@ -108,7 +97,7 @@ def planning_model(domain: str, sensors: Mapping[str, str]) -> mujoco.MjModel:
 
 
 class PlanningExpert:
-    """The expert for any task of `envs/suite_tasks.py`; noisy executes its label with noise in most episodes."""
+    """The expert for any task of `PLANNED`; noisy executes its label with noise in most episodes."""
 
     def __init__(self, noisy: bool = False):
         self._noisy, self._planners = noisy, {}

@@ -76,7 +76,7 @@ class Trained:
     def layout(self, task: str, cell: "Cell") -> Layout:
         """Returns the layout of a task that a cell needs. Raises ValueError for ticks ahead that were not trained."""
         if not self.lookahead:
-            return self.schema[task]
+            return self.schema[find(task).layout.name]
         layouts = layouts_of(task, self.facts["agent"], self.lookahead)
         ticks = cell.ratio if self.name == "chunked" else cell.latency
         if ticks not in layouts:
@@ -94,7 +94,7 @@ class Trained:
         above: Sequence[Timeline] = (),
         precision: Precision = "float32",
     ) -> Agent:
-        """Returns an agent on a timeline, or one a link. name: of the layout; it is the task's but for agents that look ahead."""
+        """Returns an agent on a timeline, or one a link. name: of the layout."""
         acting, changed = self.acting(name, decoding, precision), intervention(control)
         how = {"tokenizer": self.tokenizer, "intervention": changed, "intervene_at": control_at, "above": above}
         return Agent(acting, self.params, timeline, horizon=horizon, **how)
@@ -199,18 +199,17 @@ def policy_of(trained: Trained, agent: str, task: str, cell: "Cell") -> Policy:
     """Returns the policy of a cell: the run's own agent, or `held_action` and `late_action` made from it at (1, 0)."""
     if trained.network.config.above and (agent != trained.name or cell.prompt):
         raise ValueError(f"held or late actions, and prompts, are for one planner at most, and {trained.name} has more")
-    horizon, above = acted(task).ticks, above_of(trained, task, cell)
+    horizon, above, layout = acted(task).ticks, above_of(trained, task, cell), trained.layout(task, cell)
     if above:
         lower = periodic(horizon, cell.ratio, cell.latency)
-        return trained.agent(task, lower, horizon, cell.decoding, cell.control, cell.control_at, above, cell.precision)
+        return trained.agent(layout.name, lower, horizon, cell.decoding, cell.control, cell.control_at, above, cell.precision)
 
-    def own(timeline: Timeline, layout: str = task, control: Control = "none") -> Policy:
-        made = trained.agent(layout, timeline, horizon, cell.decoding, control, cell.control_at, precision=cell.precision)
+    def own(timeline: Timeline, control: Control = "none") -> Policy:
+        made = trained.agent(layout.name, timeline, horizon, cell.decoding, control, cell.control_at, precision=cell.precision)
         return Prompted(made, functools.partial(prompt, trained, cell, timeline)) if cell.prompt else made
 
     if trained.lookahead:
-        layout = trained.layout(task, cell)
-        ahead = own(periodic(horizon, cell.ratio), layout.name)
+        ahead = own(periodic(horizon, cell.ratio))
         return LateAction(ahead, layout.late) if layout.late else ahead
     if agent == "held_action":
         return HeldAction(own(periodic(horizon, 1)), cell.ratio)

@@ -43,7 +43,7 @@ def film_episode(trained: Trained, task: str, path: Path, *, ratio: int, latency
     if not hasattr(environment, "picture"):
         raise ValueError(f"task {task!r} cannot be filmed: its environment has no `picture(height, width)`")
     timeline = periodic(ticks, ratio, latency)
-    agent = trained.agent(task, timeline, ticks)
+    agent = trained.agent(find(task).layout.name, timeline, ticks)
 
     def frames() -> Iterator[np.ndarray]:
         for moment in run([environment], agent, [seed]):

@@ -131,13 +131,13 @@ def parts(weights: Weights, task: str, tokenizer: Path | None, cache: Path | Non
             raise ValueError(f"{weights.run} looks ahead of its ticks ({trained.name}): real time takes a run that does not")
         if task not in trained.facts["tasks"]:
             raise ValueError(f"{weights.run} was trained on {', '.join(trained.facts['tasks'])}, and not on {task!r}")
-        return trained.acting(task, "mean"), trained.params, trained.tokenizer
+        return trained.acting(find(task).layout.name, "mean"), trained.params, trained.tokenizer
     if weights.preset not in PRESETS:
         raise ValueError(f"no preset {weights.preset!r}: there are {', '.join(PRESETS)}")
     words = text.Tokenizer.load(tokenizer) if tokenizer else None
     schema = schema_of((task,), words.pieces if words else 0, "two_rate")
     network = build(PRESETS[weights.preset], schema)
-    return compile_acting(network, schema, task, "mean"), network.init(jax.random.key(0)), words
+    return compile_acting(network, schema, find(task).layout.name, "mean"), network.init(jax.random.key(0)), words
 
 
 def tokenizer_for(environment: dm_env.Environment, path: Path) -> Path | None:

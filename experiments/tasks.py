@@ -82,24 +82,27 @@ class Collection:
         raise ValueError(f"{self.name!r} has no environment: `python -m experiments.evaluate_text` measures it")
 
 
-# Most of an episode is rest at the goal; what follows a burst shows the way there. A regulator has no way back from far off.
-BURSTS = {
-    "cartpole_balance": 0.0,
-    "cartpole_swingup": 0.01,
-    "pendulum_swingup": 0.01,
-    "reacher_easy": 0.03,
-    "reacher_hard": 0.03,
-    "point_mass_easy": 0.01,
+# Most of an episode is rest at the goal, and a ball once caught stays; what follows a burst shows the way there. A regulator has
+# no way back from far off.
+NOISE = {
+    "cartpole_balance": Noise(),
+    "cartpole_swingup": Noise(clean=0.0, most=0.6, bursts=0.01, burst_ticks=(5, 40), pauses=0.3),
+    "pendulum_swingup": Noise(clean=0.0, bursts=0.01, pauses=0.3),
+    "reacher_easy": Noise(clean=0.0, bursts=0.03, pauses=0.5),
+    "reacher_hard": Noise(clean=0.0, bursts=0.03, pauses=0.5),
+    "point_mass_easy": Noise(clean=0.0, bursts=0.02, pauses=0.5),
+    "ball_in_cup_catch": Noise(clean=0.0, bursts=0.06, pauses=0.3),
 }
 
 
 def suite_task(name: str) -> Task:
-    """Returns a small body of the DeepMind Control Suite, 1000 ticks an episode as there."""
+    """Returns a body of the DeepMind Control Suite whose expert is scripted: 1000 ticks an episode as there, or 250 of two."""
 
     def expert(noisy: bool) -> Expert:
-        return suite_experts.SuiteExpert(Noise(bursts=BURSTS[name]) if noisy else None)
+        return suite_experts.SuiteExpert(NOISE[name] if noisy else None)
 
-    return Task(lambda: suite.make(name), expert, layouts.SUITE[name], suite.SUITE_TICKS)
+    ticks = suite.SUITE_TICKS if name in suite.BODIES else suite_tasks.SETTINGS[name].ticks
+    return Task(lambda: suite_experts.make(name), expert, layouts.SUITE[name], ticks)
 
 
 def planned_task(name: str) -> Task:
@@ -244,6 +247,9 @@ def layouts_of(name: str, agent: str, lookahead: tuple[int, ...] = ()) -> dict[i
 def schema_of(
     names: tuple[str, ...], text_pieces: int, agent: str, lookahead: tuple[int, ...] = (), at_once: bool = False
 ) -> Schema:
-    """Returns the schema of the tasks for an agent, see `layouts_of`. at_once: their actions are decoded in one pass."""
-    layouts = [layout for name in names for layout in layouts_of(name, agent, lookahead).values()]
+    """Returns the schema of the tasks for an agent, see `layouts_of`; tasks may share one.
+
+    at_once: their actions are decoded in one pass.
+    """
+    layouts = dict.fromkeys(layout for name in names for layout in layouts_of(name, agent, lookahead).values())
     return Schema(tuple(dataclasses.replace(layout, at_once=layout.at_once or at_once) for layout in layouts), text_pieces)

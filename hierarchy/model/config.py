@@ -144,6 +144,14 @@ PRESETS = {
         plan_width=64,
         plan_read="film",
     ),
+    # For a corpus of many bodies, text and pictures, all of which the controller has to act in and say.
+    "demo_wide": ModelConfig(
+        planner=TransformerConfig(width=128, layers=4, heads=2, feed_forward=512, window=320),
+        controller=TransformerConfig(width=96, layers=2, heads=2, feed_forward=384, window=8),
+        plan_vectors=4,
+        plan_width=64,
+        plan_read="film",
+    ),
     # For times: the demo's controller beside a planner of 100 million parameters.
     "demo_100M": ModelConfig(
         planner=TransformerConfig(width=1024, layers=10, heads=16, feed_forward=4096, window=320),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from dm_control import suite
 
+from envs import suite_experts
 from envs.noise import Noise
 from envs.suite import BODIES, make
 from envs.suite_experts import LABELS, RandomExpert, SuiteExpert, episode_return
@@ -75,20 +76,21 @@ FLOORS = {
     "reacher_easy": 960,
     "reacher_hard": 960,
     "point_mass_easy": 820,
+    "ball_in_cup_catch": 200,
 }
 
 
-@pytest.mark.parametrize("name", sorted(BODIES))
+@pytest.mark.parametrize("name", sorted(LABELS))
 def test_expert_does_the_task_and_random_actions_do_not(name):
-    environment = make(name)
+    environment = suite_experts.make(name)
     assert min(episode_return(environment, SuiteExpert(), seed) for seed in (100, 101)) > FLOORS[name]
     assert episode_return(environment, RandomExpert(), 100) < 0.6 * FLOORS[name]
 
 
-@pytest.mark.parametrize("name", sorted(BODIES))
+@pytest.mark.parametrize("name", sorted(LABELS))
 def test_noise_moves_the_action_and_never_the_label(name):
     """The label is a function of the observation alone, whatever the noise did before; both lie in the spec."""
-    environment, expert = make(name, ticks=100), SuiteExpert(Noise(clean=0.0, most=0.5))
+    environment, expert = suite_experts.make(name, 100), SuiteExpert(Noise(clean=0.0, most=0.5))
     environment.reseed(1)
     time_step, spec = environment.reset(), environment.action_spec()
     expert.begin(environment, np.random.default_rng(1))
@@ -135,7 +137,42 @@ def test_a_burst_is_one_action_for_a_while_and_its_labels_stay_clean():
         assert same.all(), "a burst lasts 10 ticks or more"
 
 
-@pytest.mark.parametrize("wrong", [{"bursts": 1.5}, {"burst_ticks": (0, 5)}, {"burst_ticks": (9, 5)}])
+def test_a_pause_leaves_the_arm_slow_where_its_expert_never_is():
+    """The label then says how to go on from there, which is otherwise seen at the target alone."""
+
+    def slow_and_asked_to_move(pauses):
+        environment, expert = make("reacher_easy", ticks=600), SuiteExpert(Noise(clean=0.0, most=0.0, bursts=0.05, pauses=pauses))
+        environment.reseed(0)
+        time_step = environment.reset()
+        expert.begin(environment, np.random.default_rng(0))
+        found = 0
+        while not time_step.last():
+            action, label = expert.step(environment, time_step)
+            slow = np.abs(time_step.observation["velocity"]).max() < 0.5
+            found += slow and np.abs(label).max() == 1.0
+            time_step = environment.step(action)
+        return found
+
+    assert slow_and_asked_to_move(1.0) > 3 * slow_and_asked_to_move(0.0) + 10
+
+
+@pytest.mark.parametrize("wrong", [{"bursts": 1.5}, {"pauses": -0.1}, {"burst_ticks": (0, 5)}, {"burst_ticks": (9, 5)}])
 def test_a_burst_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match="burst"):
         Noise(**wrong)
+
+
+def test_a_ball_that_noise_threw_out_is_caught_again():
+    """The expert starts from wherever a burst has left the ball."""
+    environment, expert = suite_experts.make("ball_in_cup_catch"), SuiteExpert(Noise(clean=0.0, most=0.3, bursts=0.06))
+    again = 0
+    for seed in range(4):
+        environment.reseed(seed)
+        time_step = environment.reset()
+        expert.begin(environment, np.random.default_rng(seed))
+        caught = []
+        while not time_step.last():
+            time_step = environment.step(expert.step(environment, time_step)[0])
+            caught.append(time_step.reward == 1.0)
+        again += int((np.diff(np.array(caught, int)) == 1).sum()) - 1
+    assert again > 0

@@ -65,7 +65,7 @@ def parts(preset: str, task: str, read: str = "cross_attention", agent: str = "t
     if read == "at_once":
         schema = dataclasses.replace(schema, layouts=tuple(dataclasses.replace(each, at_once=True) for each in schema.layouts))
     network = build(config, schema)
-    return config, schema, schema[task], network, jax.eval_shape(network.init, jax.random.key(0))
+    return config, schema, schema.layouts[0], network, jax.eval_shape(network.init, jax.random.key(0))
 
 
 def tokens(count: int, atoms: int) -> stepwise.Tokens:
