@@ -5,8 +5,8 @@
 
 A tick is `repeat` steps of the suite and its reward their mean, so it lies in [0, 1]; time alone ends an episode (its last
 discount is 1). Two steps a tick halve what an expert that plans costs, and `envs/suite_planning.py` says what it then reaches;
-250 ticks hold the swing-up, the catch or the way to the target many times over. The bodies of `envs/suite.py` are stepped without
-the suite's overhead; these pay it, since planning costs hundreds of times more.
+250 ticks hold the catch or the way to the target many times over. The bodies of `envs/suite.py` are stepped without the suite's
+overhead; these pay it, since planning costs hundreds of times more.
 """
 
 from typing import NamedTuple

@@ -2,7 +2,7 @@
 
     make demo-long       (or: python -m experiments.demo_long)
 
-86 minutes on 2 cores by its plan, install aside: how long everything may train is decided once paces are measured, from what is
+77 minutes on 2 cores by its plan, install aside: how long everything may train is decided once paces are measured, from what is
 left of them. Interrupt it whenever you like: the same command goes on where it stopped. Everything lies in runs/demo_long; open
 runs/demo_long/report.html.
 
@@ -96,7 +96,7 @@ class DemoLongConfig:
     """
 
     out: Path = Path("runs/demo_long")
-    minutes: float = 86.0
+    minutes: float = 77.0
     preset: str = "demo_wide"
     patrol_episodes: int = 2000
     scripted: tuple[str, ...] = tuple(SCRIPTED)

@@ -1,15 +1,17 @@
 """Jobs at the same time: apart from each other, none lost, none left behind."""
 
 import os
+import platform
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from experiments.side_by_side import shares, side_by_side
 from hierarchy.training.trainer import Interrupted
-from tests.experiments.side_by_side_jobs import fail, note_cores, told_by_somebody_else, work_until_told
+from tests.experiments.side_by_side_jobs import fail, note_cores, note_faults, told_by_somebody_else, work_until_told
 
 
 @pytest.mark.parametrize("cores", [2, 3, 7, 16])
@@ -29,6 +31,20 @@ def test_each_job_has_its_own_cores_and_log(tmp_path):
     expected = shares(sorted(os.sched_getaffinity(0)), 2)
     assert [path.read_text() for path in paths.values()] == [" ".join(map(str, cores)) for cores in expected]
     assert all((tmp_path / f"{name}.log").read_text() == "noted\n" for name in paths)
+
+
+def test_a_job_has_its_memory_in_huge_pages_unless_told_otherwise(tmp_path, monkeypatch):
+    """Sixteen thousand pages of 4 KiB, or 32 of 2 MiB."""
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if platform.libc_ver()[0] != "glibc" or not enabled.exists() or "[madvise]" not in enabled.read_text():
+        pytest.skip("needs glibc, and a kernel that gives huge pages to who asks for them")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    side_by_side({"one": (note_faults, (tmp_path / "huge",))}, tmp_path)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    side_by_side({"one": (note_faults, (tmp_path / "small",))}, tmp_path)
+    huge, small = (float((tmp_path / name).read_text()) for name in ("huge", "small"))
+    assert small > 10_000
+    assert huge < 0.2 * small
 
 
 def test_a_job_that_fails_is_named_and_the_other_saves(tmp_path):
