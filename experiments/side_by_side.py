@@ -42,7 +42,8 @@ def side_by_side(jobs: Mapping[str, Job], folder: Path, watch: Callable[[], None
     folder.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
     apart = shares(cores(), len(jobs))
-    # Read when a process starts: too late for this one, in time for its children. Whoever has set something knows better.
+    # As the Makefile has it, for who starts without make. Read when a process starts: too late for this one, in time for its
+    # children. Whoever has set something knows better.
     os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
     running = {
         name: spawn.Process(target=_run, args=(*job, own, folder / f"{name}.log"), name=name)
