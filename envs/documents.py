@@ -1,11 +1,13 @@
 """English prose that every CPython has: the language reference of `pydoc_data.topics`, and the standard library's docstrings.
 
-A document is a topic, or all docstrings of a module. Sources are parsed and never run. Licence: PSF-2.0.
+A document is a topic, or all docstrings of a module; an episode is a passage of one. Sources are parsed and never run. Licence:
+PSF-2.0.
 """
 
 import ast
 import functools
 import hashlib
+import itertools
 import pathlib
 import platform
 import sysconfig
@@ -17,6 +19,9 @@ from hierarchy.episode import Episode, check
 
 LICENCE = "PSF-2.0"
 LEAST = 400
+"""Characters of a document."""
+MOST = 2000
+"""Characters of a passage."""
 TEXT = "words"
 TICK_S = 1.0
 """Text has no rate of its own; a tick is given this length."""
@@ -36,6 +41,23 @@ def documents() -> tuple[str, ...]:
     found = [topics[name] for name in sorted(topics)] + [docstrings(path) for path in modules()]
     plain = {" ".join(words.split()) for words in found}
     return tuple(sorted((words for words in plain if len(words) >= LEAST), key=lambda w: hashlib.sha256(w.encode()).digest()))
+
+
+@functools.cache
+def passages() -> tuple[str, ...]:
+    """Returns all documents, one after another, each cut at blanks into as few about equal passages as have `MOST` characters.
+
+    Episodes are drawn alike: were a document one of them, a line of the shortest would be drawn a hundred times as often as one
+    of the longest, and be known by heart before the other has been read once.
+    """
+    return tuple(passage for words in documents() for passage in passages_of(words))
+
+
+def passages_of(words: str) -> list[str]:
+    """Returns the passages of one document; joined by blanks they are the document."""
+    count = -(-len(words) // MOST)
+    cuts = [words.rfind(" ", 0, len(words) * part // count) for part in range(1, count)]
+    return [words[begin + 1 : end] for begin, end in itertools.pairwise([-1, *cuts, len(words)])]
 
 
 def modules() -> list[pathlib.Path]:
@@ -59,8 +81,8 @@ def docstrings(path: pathlib.Path) -> str:
 
 
 def episode(number: int) -> Episode:
-    """Returns a document as it is stored: to be said from tick 0. How many ticks that takes is the tokenizer's."""
-    return words_episode("text", documents()[number], 0, number, {}, {})
+    """Returns a passage as it is stored: to be said from tick 0. How many ticks that takes is the tokenizer's."""
+    return words_episode("text", passages()[number], 0, number, {}, {})
 
 
 def words_episode(source: str, words: str, begin: int, seed: int, observation: dict, info: dict) -> Episode:

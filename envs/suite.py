@@ -62,6 +62,10 @@ def _reward_pole_on_cart(views: Views) -> float:
     return upright * _small(float(views.control[0])) * still * centred
 
 
+def _reward_pole_in_bounds(views: Views) -> float:
+    return float(abs(views.position[0]) <= 0.25 and views.last_body[8] >= 0.995)
+
+
 def _observe_pendulum(views: Views) -> dict[str, np.ndarray]:
     orientation = (views.last_body[8], views.last_body[2])
     return {"orientation": np.array(orientation, np.float32), "velocity": views.velocity.astype(np.float32)}
@@ -108,7 +112,9 @@ def _small(control: float) -> float:
 
 BODIES: dict[str, Body] = {
     "cartpole_balance": Body("cartpole", "balance", None, _observe_pole_on_cart, _reward_pole_on_cart),
+    "cartpole_balance_sparse": Body("cartpole", "balance_sparse", None, _observe_pole_on_cart, _reward_pole_in_bounds),
     "cartpole_swingup": Body("cartpole", "swingup", None, _observe_pole_on_cart, _reward_pole_on_cart),
+    "cartpole_swingup_sparse": Body("cartpole", "swingup_sparse", None, _observe_pole_on_cart, _reward_pole_in_bounds),
     "pendulum_swingup": Body("pendulum", "swingup", None, _observe_pendulum, _reward_pendulum),
     "reacher_easy": Body("reacher", "easy", ("finger", "target"), _observe_reacher, _reward_reacher),
     "reacher_hard": Body("reacher", "hard", ("finger", "target"), _observe_reacher, _reward_reacher),

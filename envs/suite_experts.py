@@ -176,7 +176,9 @@ def _clip(u: float) -> float:
 
 LABELS: dict[str, Label] = {
     "cartpole_balance": cartpole_balance,
+    "cartpole_balance_sparse": cartpole_balance,
     "cartpole_swingup": cartpole_swingup,
+    "cartpole_swingup_sparse": cartpole_swingup,
     "pendulum_swingup": pendulum_swingup,
     "reacher_easy": reacher,
     "reacher_hard": reacher,

@@ -49,20 +49,22 @@ from hierarchy.training.losses import LossWeights
 from hierarchy.training.trainer import TrainerConfig
 
 SCRIPTED = {
-    "ball_in_cup_catch": 0.05,
+    "ball_in_cup_catch": 0.07,
     "cartpole_balance": 0.01,
-    "cartpole_swingup": 0.06,
-    "pendulum_swingup": 0.06,
+    "cartpole_balance_sparse": 0.01,
+    "cartpole_swingup": 0.13,
+    "cartpole_swingup_sparse": 0.02,
+    "pendulum_swingup": 0.07,
     "point_mass_easy": 0.02,
-    "reacher_easy": 0.05,
-    "reacher_hard": 0.05,
+    "reacher_easy": 0.08,
+    "reacher_hard": 0.08,
 }
 """Bodies whose experts are scripted, and how often an episode is drawn from each, beside the patrol's and all others."""
 
-PLANNED = {"walker_walk": 0.01, "finger_turn_easy": 0.02, "finger_turn_hard": 0.02, "fish_upright": 0.02}
+PLANNED = {"walker_walk": 0.005, "finger_turn_easy": 0.015, "finger_turn_hard": 0.015, "fish_upright": 0.01}
 """The same of bodies whose experts plan, the longest to record first."""
 
-SAID = {"text": 0.12, "captions": 1.8}
+SAID = {"text": 0.44, "captions": 1.8}
 """The same of what is said."""
 
 BASELINES = ("two_rate", "chunked", "late_action", "detached", "frozen", "fixed")
@@ -71,8 +73,8 @@ WITHOUT = "_no_sub_goal"
 MINUTES = {
     "record experts": 6.0,
     "measure paces": 3.0,
-    "train on the whole corpus": 42.0,
-    "train on the patrol alone": 20.0,
+    "train on the whole corpus": 46.0,
+    "train on the patrol alone": 16.0,
     "close loops": 17.0,
     "read text and captions": 1.5,
     "film and report": 0.5,
@@ -96,7 +98,7 @@ class DemoLongConfig:
     """
 
     out: Path = Path("runs/demo_long")
-    minutes: float = 77.0
+    minutes: float = 80.0
     preset: str = "demo_wide"
     patrol_episodes: int = 2000
     scripted: tuple[str, ...] = tuple(SCRIPTED)
@@ -113,7 +115,7 @@ class DemoLongConfig:
     )
     warm_up: float = 0.15
     baseline_warm_up: float = 0.15
-    patrol_share: float = 0.45
+    patrol_share: float = 0.37
     rows: int = 3
     baseline_rows: int = 1
     peak_rate: float = 1.5e-3

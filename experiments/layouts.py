@@ -62,8 +62,8 @@ def body(name: str, motors: int, *fields: Field) -> Layout:
     return Layout(name, planner=fields, controller=fields, action=motor(motors))
 
 
-# Tasks that ask the same of one body, from other starts or for a smaller target, have one layout: what is learnt in one of them
-# holds in the other. Standing and walking look alike to a walker, which is told neither: those are two.
+# Tasks that ask the same of one body, from other starts, for a smaller target or for a rarer reward, have one layout: what is
+# learnt in one of them holds in the other. Standing and walking look alike to a walker, which is told neither: those are two.
 CARTPOLE = body("cartpole", 1, number("position", 3, 2.0), number("velocity", 2, 20.0))
 REACHER = body("reacher", 2, angle("position", 2), number("to_target", 2, 0.5), number("velocity", 2, 20.0))
 FINGER = body(
@@ -79,7 +79,9 @@ FISH = number("joint_angles", 7, 2.0), number("upright", 1, 1.0), number("veloci
 WALKER = number("orientations", 14, 1.0), number("height", 1, 2.0), number("velocity", 9, 20.0)
 SUITE = {
     "cartpole_balance": CARTPOLE,
+    "cartpole_balance_sparse": CARTPOLE,
     "cartpole_swingup": CARTPOLE,
+    "cartpole_swingup_sparse": CARTPOLE,
     "pendulum_swingup": body("pendulum_swingup", 1, number("orientation", 2, 1.0), number("velocity", 1, 12.0)),
     "reacher_easy": REACHER,
     "reacher_hard": REACHER,

@@ -84,9 +84,12 @@ class Collection:
 
 # Most of an episode is rest at the goal, and a ball once caught stays; what follows a burst shows the way there. A regulator has
 # no way back from far off.
+SWING_UP = Noise(clean=0.0, most=0.6, bursts=0.01, burst_ticks=(5, 40), pauses=0.3)
 NOISE = {
     "cartpole_balance": Noise(),
-    "cartpole_swingup": Noise(clean=0.0, most=0.6, bursts=0.01, burst_ticks=(5, 40), pauses=0.3),
+    "cartpole_balance_sparse": Noise(),
+    "cartpole_swingup": SWING_UP,
+    "cartpole_swingup_sparse": SWING_UP,
     "pendulum_swingup": Noise(clean=0.0, bursts=0.01, pauses=0.3),
     "reacher_easy": Noise(clean=0.0, bursts=0.03, pauses=0.5),
     "reacher_hard": Noise(clean=0.0, bursts=0.03, pauses=0.5),
@@ -173,7 +176,7 @@ COLLECTIONS = {
     "text": Collection(
         "text",
         documents.episode,
-        lambda: len(documents.documents()),
+        lambda: len(documents.passages()),
         layouts.TEXT,
         documents.origin,
         documents.LICENCE,

@@ -147,7 +147,7 @@ PRESETS = {
     # For a corpus of many bodies, text and pictures, all of which the controller has to act in and say.
     "demo_wide": ModelConfig(
         planner=TransformerConfig(width=128, layers=4, heads=2, feed_forward=512, window=320),
-        controller=TransformerConfig(width=96, layers=2, heads=2, feed_forward=384, window=8),
+        controller=TransformerConfig(width=120, layers=2, heads=2, feed_forward=480, window=8),
         plan_vectors=4,
         plan_width=64,
         plan_read="film",

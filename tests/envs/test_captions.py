@@ -74,6 +74,14 @@ def test_documents_are_the_languages_own_prose_once_each():
     assert documents.LICENCE == "PSF-2.0"
 
 
+def test_passages_are_the_documents_one_after_another_in_about_equal_parts():
+    assert " ".join(documents.passages()) == " ".join(documents.documents())
+    for words in documents.documents():
+        lengths = [len(passage) for passage in documents.passages_of(words)]
+        assert max(lengths) - min(lengths) < documents.MOST // 5
+        assert len(lengths) == -(-len(words) // documents.MOST)
+
+
 def test_docstrings_are_read_without_running_anything(tmp_path):
     path = tmp_path / "module.py"
     path.write_text('"""Top."""\nraise SystemExit\n\n\ndef go(): "Goes."\n\n\nclass A:\n    "An A."\n')
@@ -84,7 +92,7 @@ def test_docstrings_are_read_without_running_anything(tmp_path):
 
 def test_a_document_waits_for_its_tokenizer():
     episode = documents.episode(0)
-    assert episode.text == {documents.TEXT: ((0, documents.documents()[0]),)}
+    assert episode.text == {documents.TEXT: ((0, documents.passages()[0]),)}
     assert episode.action.tolist() == [-1]
 
 

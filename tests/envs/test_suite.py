@@ -71,7 +71,9 @@ def test_refusals_name_the_value():
 # Full episodes of the worse of two seeds; the means over 20 are in `envs/suite_experts.py`.
 FLOORS = {
     "cartpole_balance": 995,
+    "cartpole_balance_sparse": 995,
     "cartpole_swingup": 850,
+    "cartpole_swingup_sparse": 760,
     "pendulum_swingup": 600,
     "reacher_easy": 960,
     "reacher_hard": 960,

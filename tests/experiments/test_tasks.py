@@ -78,7 +78,12 @@ def test_what_a_recorded_body_shows_is_told_apart_by_its_codecs(name):
 
 def test_tasks_of_one_body_that_ask_the_same_of_it_share_what_is_learnt():
     """A schema of both has the parameters of one. Standing and walking would not be told apart."""
-    pairs = ("reacher_easy", "reacher_hard"), ("finger_turn_easy", "finger_turn_hard"), ("cartpole_balance", "cartpole_swingup")
+    pairs = (
+        ("reacher_easy", "reacher_hard"),
+        ("finger_turn_easy", "finger_turn_hard"),
+        ("cartpole_balance", "cartpole_swingup"),
+        ("cartpole_balance_sparse", "cartpole_swingup_sparse"),
+    )
     for one, other in pairs:
         for agent in ("two_rate", "single_rate", "controller_only"):
             assert schema_of((one, other), 0, agent) == schema_of((one,), 0, agent) == schema_of((other,), 0, agent)
