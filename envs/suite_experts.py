@@ -7,6 +7,8 @@ together):
     task                      expert         noisy        random  ticks/s
     cartpole_balance     999.8   0.2   989.3   9.5   360.4  74.2    45000
     cartpole_swingup     858.8   2.4   847.8  12.0    26.5  15.5    44000
+    balance_sparse      1000.0   0.0  1000.0   0.0    53.0  29.2
+    swingup_sparse       770.7   2.9   758.8  23.4     0.0   0.0
     pendulum_swingup     827.8  94.2   782.6 131.1     0.4   1.7    75000
     reacher_easy         982.7  11.7   982.0  11.7    27.6  45.5    39000
     reacher_hard         974.5  15.1   927.8  62.5     2.7   6.1    45000
