@@ -2,18 +2,18 @@
 
 Mean return and standard deviation over seeds 0 to 19, 1000 ticks (the ball: 250), of the clean expert, of the expert under its
 noise, and of uniformly random actions; `python -m envs.suite_experts` prints this table (ticks a second of one core, all three
-together):
+together; not measured of the sparse tasks):
 
-    task                      expert         noisy        random  ticks/s
-    cartpole_balance     999.8   0.2   989.3   9.5   360.4  74.2    45000
-    cartpole_swingup     858.8   2.4   847.8  12.0    26.5  15.5    44000
-    balance_sparse      1000.0   0.0  1000.0   0.0    53.0  29.2
-    swingup_sparse       770.7   2.9   758.8  23.4     0.0   0.0
-    pendulum_swingup     827.8  94.2   782.6 131.1     0.4   1.7    75000
-    reacher_easy         982.7  11.7   982.0  11.7    27.6  45.5    39000
-    reacher_hard         974.5  15.1   927.8  62.5     2.7   6.1    45000
-    point_mass_easy      895.8  31.8   875.6  38.1     0.0   0.0    44000
-    ball_in_cup_catch    232.7   8.3   229.0  12.5     8.5  37.1     3400
+    task                            expert         noisy        random  ticks/s
+    cartpole_balance           999.8   0.2   989.3   9.5   360.4  74.2    45000
+    cartpole_balance_sparse   1000.0   0.0  1000.0   0.0    53.0  29.2
+    cartpole_swingup           858.8   2.4   847.8  12.0    26.5  15.5    44000
+    cartpole_swingup_sparse    770.7   2.9   758.8  23.4     0.0   0.0
+    pendulum_swingup           827.8  94.2   782.6 131.1     0.4   1.7    75000
+    reacher_easy               982.7  11.7   982.0  11.7    27.6  45.5    39000
+    reacher_hard               974.5  15.1   927.8  62.5     2.7   6.1    45000
+    point_mass_easy            895.8  31.8   875.6  38.1     0.0   0.0    44000
+    ball_in_cup_catch          232.7   8.3   229.0  12.5     8.5  37.1     3400
 
 The pendulum's spread is that of its starts: value iteration on a grid of 720 x 481 states has 835 on the same seeds.
 """
@@ -228,14 +228,14 @@ def make(name: str, ticks: int | None = None) -> dm_env.Environment:
 
 def main() -> None:
     """Prints the table at the top of this file."""
-    print(f"{'task':<18}{'expert':>14}{'noisy':>14}{'random':>14}{'ticks/s':>9}")
+    print(f"{'task':<24}{'expert':>14}{'noisy':>14}{'random':>14}{'ticks/s':>9}")
     for name in LABELS:
         environment, cells, start = make(name), "", time.perf_counter()
         for expert in (SuiteExpert(), SuiteExpert(Noise()), RandomExpert()):
             returns = [episode_return(environment, expert, seed) for seed in range(20)]
             cells += f"{np.mean(returns):8.1f} {np.std(returns):5.1f}"
         speed = 60 * environment.ticks / (time.perf_counter() - start)
-        print(f"{name:<18}{cells}{speed:9.0f}")
+        print(f"{name:<24}{cells}{speed:9.0f}")
 
 
 if __name__ == "__main__":

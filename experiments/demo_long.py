@@ -2,9 +2,9 @@
 
     make demo-long       (or: python -m experiments.demo_long)
 
-77 minutes on 2 cores by its plan, install aside: how long everything may train is decided once paces are measured, from what is
-left of them. Interrupt it whenever you like: the same command goes on where it stopped. Everything lies in runs/demo_long; open
-runs/demo_long/report.html.
+72 minutes on 2 cores for 80 planned, install aside: how long everything may train is decided once paces are measured, from what
+is left of them. Interrupt it whenever you like: the same command goes on where it stopped. Everything lies in runs/demo_long;
+open runs/demo_long/report.html.
 
 Two groups are trained, and within each all have the same wall time on half of the cores and the same tries, one:
 

@@ -144,7 +144,8 @@ PRESETS = {
         plan_width=64,
         plan_read="film",
     ),
-    # For a corpus of many bodies, text and pictures, all of which the controller has to act in and say.
+    # For a corpus of many bodies, text and pictures, all of which the controller has to act in and say. In a tick
+    # of the patrol at ratio 8 it takes 0.32 of the operations of one model of the same size; 128 wide it would take 0.34.
     "demo_wide": ModelConfig(
         planner=TransformerConfig(width=128, layers=4, heads=2, feed_forward=512, window=320),
         controller=TransformerConfig(width=120, layers=2, heads=2, feed_forward=480, window=8),
