@@ -71,6 +71,12 @@ class Stages:
         pace = sum(self.took_s.get(each, 0.0) for each in before) / 60 / expected if expected else 1.0
         return max(pace, 0.2) * sum(self._minutes[each] for each in after)
 
+    def left_s(self, name: str) -> float:
+        """Returns the seconds of the listed minutes left for a stage, after what was spent and before what is to come."""
+        names = list(self._minutes)
+        after = sum(self._minutes[each] for each in names[names.index(name) + 1 :])
+        return 60 * (sum(self._minutes.values()) - after) - sum(self.took_s.values())
+
 
 def write_json(path: Path, values: object) -> None:
     """Writes a file of JSON, whole or not at all."""

@@ -90,26 +90,34 @@ def test_seeds_differ_in_their_folder_and_seed_alone():
         assert dataclasses.replace(second.learner, seed=0) == first.learner != second.learner
 
 
-def test_what_is_left_of_the_minutes_is_divided_and_kept(tmp_path):
+def test_each_group_has_what_is_left_of_the_minutes_when_its_turn_comes(tmp_path):
     config = DemoLongConfig(out=tmp_path, minutes=90)
     for name in probes(config):
         (tmp_path / f"pace_{name}.json").write_text(json.dumps({"warm_up_s": 0.2, "joint_s": 0.4}))
-    stages = Stages(tmp_path, MINUTES)
+    scale = 90 / sum(MINUTES.values())
+    stages = Stages(tmp_path, {name: scale * minutes for name, minutes in MINUTES.items()})
     stages.took_s |= {"record experts": 400.0, "measure paces": 300.0}
-    decided = budget(config, stages)
-    later = sum(minutes for name, minutes in MINUTES.items() if name not in (WHOLE, ALONE, *stages.took_s))
-    assert 700 + decided["training_s"] + 60 * (later + COMPILING) == pytest.approx(90 * 60)
-    steps = decided["steps"]
     pace, own = (share * 0.2 + (1 - share) * 0.4 for share in (config.warm_up, config.baseline_warm_up))
-    assert steps["two_rate"] == steps["single_rate"]
-    assert steps["two_rate"] * pace == pytest.approx(decided["each_s"]["whole"], rel=0.01)
-    assert steps["baselines/frozen"] * own == pytest.approx(decided["each_s"]["alone"], rel=0.01)
+
+    first = budget(config, stages, WHOLE)
+    later = sum(MINUTES[name] for name in (ALONE, "close loops", "read text and captions", "film and report"))
+    assert 700 + first["each_s"] + 60 * scale * (later + COMPILING[WHOLE]) == pytest.approx(90 * 60)
+    assert first["steps"]["two_rate"] == first["steps"]["single_rate"]
+    assert first["steps"]["two_rate"] * pace == pytest.approx(first["each_s"], rel=0.01)
+
+    # It ends early, and what it has not used goes to those after it.
+    stages.took_s[WHOLE] = first["each_s"] - 200
+    second = budget(config, stages, ALONE)
+    lanes = -(-len(alone(config)) // 2) * second["each_s"]
+    assert lanes == pytest.approx(60 * scale * (MINUTES[ALONE] + COMPILING[WHOLE] - COMPILING[ALONE]) + 200)
+    assert second["steps"]["baselines/frozen"] * own == pytest.approx(second["each_s"], rel=0.01)
     # Without a warm-up every step is a joint one: fewer fit into the same time.
-    assert steps["baselines/chunked"] * 0.4 == pytest.approx(decided["each_s"]["alone"], rel=0.01)
-    lanes = decided["each_s"]["whole"] + -(-len(alone(config)) // 2) * decided["each_s"]["alone"]
-    assert lanes == pytest.approx(decided["training_s"])
+    assert second["steps"]["baselines/chunked"] * 0.4 == pytest.approx(second["each_s"], rel=0.01)
+
+    # Decided once: neither a stage that takes for ever nor another start changes it.
     stages.took_s[ALONE] = 1e6
-    assert budget(config, stages) == json.loads((tmp_path / "budget.json").read_text())
+    assert budget(config, stages, WHOLE) == first
+    assert budget(config, Stages(tmp_path, MINUTES), ALONE) == second
 
 
 def test_every_cell_of_every_agent_is_measured_once():
@@ -149,7 +157,8 @@ def test_every_agent_has_its_rows(finished):
     assert found == {("two_rate", ""), ("single_rate", "")} | others
     assert {(row.agent, row.variant) for row in own if row.train_seed == 1} == {("two_rate", ""), ("single_rate", "")}
     assert json.loads((finished.out / "text.json").read_text())["two_rate"].keys() == {"text", "captions"}
-    steps = json.loads((finished.out / "budget.json").read_text())["steps"]
+    groups = json.loads((finished.out / "budget.json").read_text()).values()
+    steps = {name: count for group in groups for name, count in group["steps"].items()}
     assert {json.loads((finished.out / name / "trained.json").read_text())["steps"] for name in steps} == set(steps.values())
     assert PROBE_STEPS > 3
 
