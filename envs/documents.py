@@ -54,10 +54,10 @@ def passages() -> tuple[str, ...]:
 
 
 def passages_of(words: str) -> list[str]:
-    """Returns the passages of one document; joined by blanks they are the document."""
+    """Returns the passages of one document; joined by blanks they are the document. A word is never cut, however long."""
     count = -(-len(words) // MOST)
-    cuts = [words.rfind(" ", 0, len(words) * part // count) for part in range(1, count)]
-    return [words[begin + 1 : end] for begin, end in itertools.pairwise([-1, *cuts, len(words)])]
+    cuts = {words.rfind(" ", 1, len(words) * part // count) for part in range(1, count)} - {-1}
+    return [words[begin + 1 : end] for begin, end in itertools.pairwise([-1, *sorted(cuts), len(words)])]
 
 
 def modules() -> list[pathlib.Path]:

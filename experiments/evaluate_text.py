@@ -189,7 +189,8 @@ def attributes_right(episodes: Sequence[Episode], said: Sequence[str]) -> np.nda
 def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str, Interval]]:
     """Returns task to figure to mean and interval, for the collections that the run was trained on.
 
-    nats_saved: by its own plan against a shuffled one. attributes_chance: of another picture's true caption.
+    nats_saved: by its own plan against a shuffled one. nats_below_trigram: one document by one. attributes_chance: of
+    another picture's true caption.
     """
     if trained.lookahead:
         raise ValueError(f"{config.run} is a {trained.name} run: it decodes other ticks than the one it reads")
@@ -207,6 +208,7 @@ def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str,
         nats = losses(trained, task, documents, config)
         nats["trigram"] = np.array([model.nats(pieces_of(document, config.ticks)) for document in documents])
         figures[task] = {f"nats_{name}": mean_interval(values) for name, values in nats.items()}
+        figures[task]["nats_below_trigram"] = mean_interval(nats["trigram"] - nats["own"])
         if "shuffled" in nats:
             figures[task]["nats_saved"] = mean_interval(nats["shuffled"] - nats["own"])
         if task == "captions":

@@ -82,6 +82,13 @@ def test_passages_are_the_documents_one_after_another_in_about_equal_parts():
         assert len(lengths) == -(-len(words) // documents.MOST)
 
 
+@pytest.mark.parametrize("words", ["x" * 5000, "a " + "x" * 5000, "x" * 5000 + " b", "a " * 100 + "x" * 9000 + " b" * 100, "a"])
+def test_a_word_is_never_cut_however_long(words):
+    found = documents.passages_of(words)
+    assert " ".join(found) == words
+    assert all(found)
+
+
 def test_docstrings_are_read_without_running_anything(tmp_path):
     path = tmp_path / "module.py"
     path.write_text('"""Top."""\nraise SystemExit\n\n\ndef go(): "Goes."\n\n\nclass A:\n    "An A."\n')

@@ -14,6 +14,7 @@ TEXT = {
         "text": {
             "nats_own": {"mean": 2.9, "low": 2.8, "high": 3.0},
             "nats_trigram": {"mean": 3.1, "low": 2.8, "high": 3.4},
+            "nats_below_trigram": {"mean": 0.2, "low": 0.05, "high": 0.35},
             "nats_saved": {"mean": 0.2, "low": 0.1, "high": 0.3},
         },
         "captions": {
@@ -80,7 +81,7 @@ PLAIN = {"task": "patrol", "agent": "two_rate", "ratio": 8, "control": "none"}
         ({"own": poorer(alone(), 60, agent="chunked", variant="", ratio=16)}, "above chunks"),
         ({"own": poorer(alone(), 60, agent="late_action")}, "trained to be late"),
         ({"rows": poorer(whole(), 40, agent="two_rate", task="walker_0", train_seed=0)}, "suite's tasks"),
-        ({"text": changed("text", "nats_own", mean=3.2)}, "trigram"),
+        ({"text": changed("text", "nats_below_trigram", low=-0.01)}, "trigram"),
         ({"text": changed("text", "nats_saved", low=-0.01)}, "shuffled one"),
         ({"text": changed("captions", "attributes_own", mean=0.85)}, "90% of the attributes"),
         ({"text": changed("captions", "attributes_shuffled", low=0.3)}, "than chance"),

@@ -6,21 +6,14 @@ import json
 import pytest
 
 from experiments import checks, rows
-from experiments.demo_long import (
-    ALONE,
+from experiments.demo_long import ALONE, COMPILING, MINUTES, PROBE_STEPS, WHOLE, budget, demo_long, loops
+from experiments.demo_long_trainings import (
     BASELINES,
-    COMPILING,
-    MINUTES,
-    PROBE_STEPS,
     SAID,
-    WHOLE,
     WITHOUT,
     DemoLongConfig,
     alone,
     baseline,
-    budget,
-    demo_long,
-    loops,
     pace_of,
     probes,
     sources,

@@ -84,7 +84,7 @@ def test_text_and_captions_are_recorded_trained_on_and_measured(tmp_path, monkey
     assert run(evaluate_text.main, "--run", out, "--ticks", "10", "--rows", "2", "--json", figures) == 0
     found = json.loads(figures.read_text())
     assert set(found) == {"text", "captions"}
-    nats = {"nats_own", "nats_shuffled", "nats_none", "nats_trigram", "nats_saved"}
+    nats = {"nats_own", "nats_shuffled", "nats_none", "nats_trigram", "nats_below_trigram", "nats_saved"}
     assert set(found["text"]) == nats
     assert set(found["captions"]) == nats | {"attributes_own", "attributes_shuffled", "attributes_chance"}
     assert all(row["low"] <= row["mean"] <= row["high"] for rows in found.values() for row in rows.values())
@@ -92,3 +92,4 @@ def test_text_and_captions_are_recorded_trained_on_and_measured(tmp_path, monkey
     # Untrained, every piece is about as likely; the trigram has learnt the only sentence there is.
     assert abs(found["text"]["nats_own"]["mean"] - math.log(300)) < 1.5
     assert found["text"]["nats_trigram"]["mean"] < 0.5
+    assert found["text"]["nats_below_trigram"]["high"] < -3
