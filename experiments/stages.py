@@ -1,13 +1,15 @@
 """What the demos are made of: stages with the time left, sources, paces, trainings side by side, and the facts of a run."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +64,21 @@ class Stages:
         finally:
             self.took_s[name] = self.took_s.get(name, 0.0) + time.monotonic() - began
             write_json(self._path, self.took_s)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the folder from every other demo meanwhile; the system lets it go when this process ends, however it ends.
+
+        Raises:
+            ValueError: another has it.
+        """
+        folder = self._path.parent
+        with (folder / "in_use").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{folder} is in use by another demo: let it end, or give this one another --out") from None
+            yield
 
     def left(self, name: str) -> float:
         """Returns the minutes left from the start of a stage."""
@@ -223,10 +240,11 @@ def processor() -> str:
 
 
 def run_stages(stages: Stages, named: Iterable[tuple[str, Callable[[], object]]]) -> None:
-    """Runs all stages in order."""
+    """Runs all stages in order. Raises ValueError where another demo is at work in the folder."""
     cache_compilations(COMPILED)
-    for name, work in named:
-        stages.run(name, work)
+    with stages.held():
+        for name, work in named:
+            stages.run(name, work)
 
 
 def run_command(name: str, job: Callable[[], Path]) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import rows
 from experiments.demo import DemoConfig, demo, matched_steps
-from experiments.stages import Stages
+from experiments.stages import Stages, run_stages
 
 SMALL = DemoConfig(
     preset="debug",
@@ -82,3 +82,19 @@ def test_the_time_left_follows_the_pace_so_far(tmp_path):
     assert stages.left("first") == pytest.approx(5.0)
     stages.took_s["first"] = 240.0
     assert stages.left("second") == pytest.approx(6.0)
+
+
+def test_a_folder_has_one_demo_at_a_time_and_is_free_again_after_a_failure(tmp_path):
+    done = []
+    with Stages(tmp_path, {"only": 1.0}).held(), pytest.raises(ValueError, match=r"in use .* another --out"):
+        run_stages(Stages(tmp_path, {"only": 1.0}), [("only", lambda: done.append("second"))])
+    assert not done
+    with pytest.raises(OSError, match="disk"):
+        run_stages(Stages(tmp_path, {"only": 1.0}), [("only", fail)])
+    run_stages(Stages(tmp_path, {"only": 1.0}), [("only", lambda: done.append("third"))])
+    assert done == ["third"]
+
+
+def fail():
+    """Raises what a full disk does."""
+    raise OSError("disk full")
