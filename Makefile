@@ -16,7 +16,7 @@ help:  ## this list
 demo: $(INSTALLED)  ## record, train, close the loop and report: runs/demo/report.html
 	@$(WITH_GL) $(PYTHON) -m experiments.demo
 
-demo-long: $(INSTALLED)  ## all tasks, text and pictures, three seeds, every baseline, 72 minutes: runs/demo_long/report.html
+demo-long: $(INSTALLED)  ## all tasks, text and pictures, three seeds, every baseline, 83 minutes: runs/demo_long/report.html
 	@$(WITH_GL) $(PYTHON) -m experiments.demo_long
 
 test: $(INSTALLED)  ## the tests, every stage of the demo among them
