@@ -5,14 +5,17 @@
 For documents and captions that were held out: nats a piece with the first plan waited for, under the run's own plans, under
 another document's (shuffled), under none, and of a smoothed trigram that was fitted on the same training pieces. For captioned
 pictures also the share of attributes that is right when the agent decodes the caption, under its own plans and shuffled ones.
+Held-out documents that repeat what was trained on are left out, and how many are not is said; a picture was never seen.
 Intervals are 95% bootstrap intervals over documents or pictures. About a minute for a small model on one core.
 """
 
 import collections
 import dataclasses
+import itertools
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -37,6 +40,9 @@ from hierarchy.model.parallel import act, think
 from hierarchy.timeline import periodic
 from hierarchy.training.checkpoint import CheckpointError
 from hierarchy.training.losses import cross_entropy, under_others_plans
+
+RUN = 13
+"""Words in a row that a document has in common only with what it repeats (Brown et al. 2020, arXiv 2005.14165, appendix C)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +99,21 @@ def pieces_of(encoded: Encoded, ticks: int | None = None) -> list[int]:
     """Returns the pieces that a document says, in order, of its first ticks."""
     said = encoded.label[:ticks].ravel()
     return said[said != EMPTY].tolist()
+
+
+def runs_of_words(document: Episode) -> Iterator[tuple[str, ...]]:
+    """Yields every run of `RUN` words of a document, whatever their case and punctuation."""
+    words = [word for said in document.text.values() for _, part in said for word in re.findall(r"\w+", part.lower())]
+    return zip(*(itertools.islice(words, first, None) for first in range(RUN)))
+
+
+def unseen(held_out: Sequence[Episode], training: Sequence[Episode]) -> np.ndarray:
+    """Returns [N] bool: which held-out documents have no run of `RUN` words in common with any training document.
+
+    A manual says the same in several places. What is said again is known by heart and not foreseen, best of all by counts.
+    """
+    known = {run for document in training for run in runs_of_words(document)}
+    return np.array([known.isdisjoint(runs_of_words(document)) for document in held_out], bool)
 
 
 def encode(trained: Trained, task: str, episodes: Sequence[Episode]) -> list[Encoded]:
@@ -189,8 +210,8 @@ def attributes_right(episodes: Sequence[Episode], said: Sequence[str]) -> np.nda
 def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str, Interval]]:
     """Returns task to figure to mean and interval, for the collections that the run was trained on.
 
-    nats_saved: by its own plan against a shuffled one. nats_below_trigram: one document by one. attributes_chance: of
-    another picture's true caption.
+    nats_saved: by its own plan against a shuffled one. nats_below_trigram: one document by one. share_unseen: of the held-out
+    documents, see `unseen`; the others are not measured. attributes_chance: of another picture's true caption.
     """
     if trained.lookahead:
         raise ValueError(f"{config.run} is a {trained.name} run: it decodes other ticks than the one it reads")
@@ -200,14 +221,19 @@ def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str,
     for task in (task for task in trained.facts["tasks"] if task in COLLECTIONS):
         source = Source.open(Path(trained.facts["corpus"]) / task)
         split, most = first_held_out(source), config.pictures if task == "captions" else config.documents
-        if len(source) - split < 2:
-            raise ValueError(f"{len(source) - split} documents of {task!r} are held out, and 2 are needed: record more")
-        held_out = [source[index] for index in range(split, min(len(source), split + most))]
-        documents, fitted_on = (encode(trained, task, each) for each in (held_out, [source[i] for i in range(split)]))
+        training, held_out = ([source[i] for i in each] for each in (range(split), range(split, len(source))))
+        # Captions of different pictures may well say the same.
+        new = unseen(held_out, training) if task != "captions" else np.ones(len(held_out), bool)
+        if new.sum() < 2:
+            raise ValueError(f"{new.sum()} held-out documents of {task!r} are unseen, and 2 are needed: record more")
+        held_out = [held_out[i] for i in np.flatnonzero(new)[:most]]
+        documents, fitted_on = (encode(trained, task, each) for each in (held_out, training))
         model = Trigram([pieces_of(document) for document in fitted_on], trained.schema.text_pieces)
         nats = losses(trained, task, documents, config)
         nats["trigram"] = np.array([model.nats(pieces_of(document, config.ticks)) for document in documents])
         figures[task] = {f"nats_{name}": mean_interval(values) for name, values in nats.items()}
+        if task != "captions":
+            figures[task]["share_unseen"] = mean_interval(new)
         figures[task]["nats_below_trigram"] = mean_interval(nats["trigram"] - nats["own"])
         if "shuffled" in nats:
             figures[task]["nats_saved"] = mean_interval(nats["shuffled"] - nats["own"])

@@ -10,7 +10,7 @@ import pytest
 
 from envs import captions, documents
 from experiments import evaluate_text, record, train
-from experiments.evaluate_text import Trigram, attributes_right, until
+from experiments.evaluate_text import RUN, Trigram, attributes_right, unseen, until
 from experiments.tasks import COLLECTIONS, find
 from hierarchy.corpus.store import Source
 from hierarchy.layout import EMPTY
@@ -47,6 +47,23 @@ def test_a_text_ends_at_its_end():
     assert until(np.array([5, 6]), 2).tolist() == [5, 6]
 
 
+def test_a_document_that_repeats_a_training_one_is_seen():
+    def document(*words: str):
+        return documents.words_episode("text", " ".join(words), 0, 0, {}, {})
+
+    known = [f"word{n}" for n in range(40)]
+    held_out = [
+        document(*known[5 : 5 + RUN]),
+        document("before", *known[20 : 20 + RUN], "after"),
+        document(*(word.upper() + "," for word in known)),
+        document(*known[: RUN - 1], "other", *known[RUN:][: RUN - 1]),
+        document(*reversed(known)),
+        document("short"),
+    ]
+    assert unseen(held_out, [document("short"), document(*known)]).tolist() == [False, False, False, True, True, True]
+    assert unseen(held_out, []).all()
+
+
 def test_a_caption_is_scored_by_the_attributes_that_it_names_rightly():
     episodes = [captions.episode(seed) for seed in range(6)]
     right = [captions.caption(dict(episode.info)) for episode in episodes]
@@ -70,7 +87,10 @@ def run(main, *options: object) -> int:
 
 @pytest.mark.long
 def test_text_and_captions_are_recorded_trained_on_and_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(documents, "documents", lambda: tuple("the quick brown fox jumps over it " * n for n in range(12, 80)))
+    # One sentence, in each document of a pair of names of its own; but the last document is one that was trained on.
+    names = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida")
+    said = [f"the quick brown fox jumps over {one} {other} " * 12 for one in names for other in names][:67]
+    monkeypatch.setattr(documents, "documents", lambda: (*said, said[0]))
     corpus, out = tmp_path / "corpus", tmp_path / "run"
     for task, count in (("text", 1000), ("captions", 68)):
         assert run(record.main, "--task", task, "--episodes", count, "--out", corpus / task) == 0
@@ -85,7 +105,8 @@ def test_text_and_captions_are_recorded_trained_on_and_measured(tmp_path, monkey
     found = json.loads(figures.read_text())
     assert set(found) == {"text", "captions"}
     nats = {"nats_own", "nats_shuffled", "nats_none", "nats_trigram", "nats_below_trigram", "nats_saved"}
-    assert set(found["text"]) == nats
+    assert set(found["text"]) == nats | {"share_unseen"}
+    assert found["text"]["share_unseen"]["mean"] == pytest.approx(2 / 3), "of three held out the last was trained on"
     assert set(found["captions"]) == nats | {"attributes_own", "attributes_shuffled", "attributes_chance"}
     assert all(row["low"] <= row["mean"] <= row["high"] for rows in found.values() for row in rows.values())
     assert "text nats_own" in capsys.readouterr().out
