@@ -37,7 +37,7 @@ from experiments.demo_long_trainings import (
     whole,
 )
 from experiments.evaluate import FIRST_SEED, load
-from experiments.evaluate_text import EvaluateTextConfig
+from experiments.evaluate_text import EvaluateTextConfig, documents_to_measure
 from experiments.scripted import ScriptedConfig
 from experiments.stages import (
     Stages,
@@ -51,6 +51,8 @@ from experiments.stages import (
     train_side_by_side,
     write_json,
 )
+from experiments.tasks import COLLECTIONS
+from hierarchy.corpus.store import Source
 
 MINUTES = {
     "record experts": 6.0,
@@ -69,8 +71,11 @@ PROBE_STEPS = 18
 
 
 def record(config: DemoLongConfig) -> None:
-    """Records what is missing, and trains the tokenizer on all of it before anyone needs it."""
+    """Records what is missing, and trains the tokenizer on all of it before anyone needs it. Raises ValueError where there is too
+    little text to measure, which would else come out at the end."""
     record_sources(corpus(config), sources(config))
+    for task in COLLECTIONS:
+        documents_to_measure(Source.open(corpus(config) / task), task)
     plan = whole(config, "two_rate", 2)
     train.tokenizer_of(plan.corpus, train.sources(plan), plan.text_pieces)
 

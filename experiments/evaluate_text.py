@@ -116,6 +116,24 @@ def unseen(held_out: Sequence[Episode], training: Sequence[Episode]) -> np.ndarr
     return np.array([known.isdisjoint(runs_of_words(document)) for document in held_out], bool)
 
 
+def documents_to_measure(source: Source, task: str) -> np.ndarray:
+    """Returns [N] int: the numbers of a collection's held-out documents that are `unseen`, and of captions all.
+
+    Captions of different pictures may well say the same. Raises ValueError where there are fewer than 2: a shuffled plan is
+    another document's.
+    """
+    split = first_held_out(source)
+    held_out = np.arange(split, len(source))
+    if task != "captions":
+        held_out = held_out[unseen([source[i] for i in held_out], [source[i] for i in range(split)])]
+    if len(held_out) < 2:
+        raise ValueError(
+            f"{len(held_out)} of the {len(source) - split} held-out documents of {task!r} can be measured, and 2 are needed "
+            f"(what repeats {RUN} words in a row of the others is not): record more than {len(source)}"
+        )
+    return held_out
+
+
 def encode(trained: Trained, task: str, episodes: Sequence[Episode]) -> list[Encoded]:
     """Returns documents in the run's pieces."""
     return [encode_episode(trained.schema, task, episode, trained.tokenizer) for episode in episodes]
@@ -211,7 +229,7 @@ def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str,
     """Returns task to figure to mean and interval, for the collections that the run was trained on.
 
     nats_saved: by its own plan against a shuffled one. nats_below_trigram: one document by one. share_unseen: of the held-out
-    documents, see `unseen`; the others are not measured. attributes_chance: of another picture's true caption.
+    documents, see `documents_to_measure`; the others are left out. attributes_chance: of another picture's true caption.
     """
     if trained.lookahead:
         raise ValueError(f"{config.run} is a {trained.name} run: it decodes other ticks than the one it reads")
@@ -220,20 +238,16 @@ def measure(trained: Trained, config: EvaluateTextConfig) -> dict[str, dict[str,
     figures = {}
     for task in (task for task in trained.facts["tasks"] if task in COLLECTIONS):
         source = Source.open(Path(trained.facts["corpus"]) / task)
-        split, most = first_held_out(source), config.pictures if task == "captions" else config.documents
-        training, held_out = ([source[i] for i in each] for each in (range(split), range(split, len(source))))
-        # Captions of different pictures may well say the same.
-        new = unseen(held_out, training) if task != "captions" else np.ones(len(held_out), bool)
-        if new.sum() < 2:
-            raise ValueError(f"{new.sum()} held-out documents of {task!r} are unseen, and 2 are needed: record more")
-        held_out = [held_out[i] for i in np.flatnonzero(new)[:most]]
-        documents, fitted_on = (encode(trained, task, each) for each in (held_out, training))
+        split, measured = first_held_out(source), documents_to_measure(source, task)
+        held_out = [source[i] for i in measured[: config.pictures if task == "captions" else config.documents]]
+        documents = encode(trained, task, held_out)
+        fitted_on = encode(trained, task, [source[i] for i in range(split)])
         model = Trigram([pieces_of(document) for document in fitted_on], trained.schema.text_pieces)
         nats = losses(trained, task, documents, config)
         nats["trigram"] = np.array([model.nats(pieces_of(document, config.ticks)) for document in documents])
         figures[task] = {f"nats_{name}": mean_interval(values) for name, values in nats.items()}
         if task != "captions":
-            figures[task]["share_unseen"] = mean_interval(new)
+            figures[task]["share_unseen"] = mean_interval(np.isin(np.arange(split, len(source)), measured))
         figures[task]["nats_below_trigram"] = mean_interval(nats["trigram"] - nats["own"])
         if "shuffled" in nats:
             figures[task]["nats_saved"] = mean_interval(nats["shuffled"] - nats["own"])

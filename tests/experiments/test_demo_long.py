@@ -31,7 +31,7 @@ SMALL = DemoLongConfig(
     scripted=("reacher_easy",),
     scripted_episodes=4,
     planned=(),
-    documents=60,
+    documents=80,
     captions=70,
     text_pieces=400,
     seeds=(0, 1),
@@ -81,6 +81,13 @@ def test_seeds_differ_in_their_folder_and_seed_alone():
         assert first.out != second.out
         assert dataclasses.replace(second, out=first.out, learner=first.learner) == first
         assert dataclasses.replace(second.learner, seed=0) == first.learner != second.learner
+
+
+def test_too_little_text_is_said_before_anything_is_trained(tmp_path):
+    few = dataclasses.replace(SMALL, out=tmp_path, patrol_episodes=2, scripted=(), documents=2)
+    with pytest.raises(ValueError, match="1 of the 1 held-out documents of 'text' can be measured, and 2 are needed"):
+        demo_long(few)
+    assert not (tmp_path / "two_rate").exists()
 
 
 def test_each_group_has_what_is_left_of_the_minutes_when_its_turn_comes(tmp_path):
