@@ -57,8 +57,8 @@ from hierarchy.corpus.store import Source
 MINUTES = {
     "record experts": 6.0,
     "measure paces": 3.0,
-    "train on the whole corpus": 50.0,
     "train on the patrol alone": 15.0,
+    "train on the whole corpus": 50.0,
     "close loops": 14.5,
     "read text and captions": 1.0,
     "film and report": 0.5,
@@ -206,8 +206,9 @@ def stages_of(config: DemoLongConfig, stages: Stages) -> Iterator[tuple[str, Cal
     """Yields the stages in order."""
     yield "record experts", lambda: record(config)
     yield "measure paces", lambda: paces(probes(config), config.out, PROBE_STEPS)
-    yield WHOLE, lambda: train_whole(config, stages)
+    # The short trainings go first: of a pace that was measured 8% too fast the long ones make four minutes, a third of theirs.
     yield ALONE, lambda: train_on_the_patrol(config, stages)
+    yield WHOLE, lambda: train_whole(config, stages)
     yield "close loops", lambda: evaluate(config)
     yield "read text and captions", lambda: read_and_tell(config)
     yield "film and report", lambda: (film_patrol(config), write_page(config, stages))

@@ -99,25 +99,25 @@ def test_each_group_has_what_is_left_of_the_minutes_when_its_turn_comes(tmp_path
     stages.took_s |= {"record experts": 400.0, "measure paces": 300.0}
     pace, own = (share * 0.2 + (1 - share) * 0.4 for share in (config.warm_up, config.baseline_warm_up))
 
-    first = budget(config, stages, WHOLE)
-    later = sum(MINUTES[name] for name in (ALONE, "close loops", "read text and captions", "film and report"))
-    assert 700 + first["each_s"] + 60 * scale * (later + COMPILING[WHOLE]) == pytest.approx(90 * 60)
-    assert first["steps"]["two_rate"] == first["steps"]["single_rate"]
-    assert first["steps"]["two_rate"] * pace == pytest.approx(first["each_s"], rel=0.01)
+    first = budget(config, stages, ALONE)
+    lanes = -(-len(alone(config)) // 2) * first["each_s"]
+    later = sum(MINUTES[name] for name in (WHOLE, "close loops", "read text and captions", "film and report"))
+    assert 700 + lanes + 60 * scale * (later + COMPILING[ALONE]) == pytest.approx(90 * 60)
+    assert first["steps"]["baselines/frozen"] * own == pytest.approx(first["each_s"], rel=0.01)
+    # Without a warm-up every step is a joint one: fewer fit into the same time.
+    assert first["steps"]["baselines/chunked"] * 0.4 == pytest.approx(first["each_s"], rel=0.01)
 
     # It ends early, and what it has not used goes to those after it.
-    stages.took_s[WHOLE] = first["each_s"] - 200
-    second = budget(config, stages, ALONE)
-    lanes = -(-len(alone(config)) // 2) * second["each_s"]
-    assert lanes == pytest.approx(60 * scale * (MINUTES[ALONE] + COMPILING[WHOLE] - COMPILING[ALONE]) + 200)
-    assert second["steps"]["baselines/frozen"] * own == pytest.approx(second["each_s"], rel=0.01)
-    # Without a warm-up every step is a joint one: fewer fit into the same time.
-    assert second["steps"]["baselines/chunked"] * 0.4 == pytest.approx(second["each_s"], rel=0.01)
+    stages.took_s[ALONE] = lanes - 200
+    second = budget(config, stages, WHOLE)
+    assert second["each_s"] == pytest.approx(60 * scale * (MINUTES[WHOLE] + COMPILING[ALONE] - COMPILING[WHOLE]) + 200)
+    assert second["steps"]["two_rate"] == second["steps"]["single_rate"]
+    assert second["steps"]["two_rate"] * pace == pytest.approx(second["each_s"], rel=0.01)
 
     # Decided once: neither a stage that takes for ever nor another start changes it.
-    stages.took_s[ALONE] = 1e6
-    assert budget(config, stages, WHOLE) == first
-    assert budget(config, Stages(tmp_path, MINUTES), ALONE) == second
+    stages.took_s[WHOLE] = 1e6
+    assert budget(config, stages, ALONE) == first
+    assert budget(config, Stages(tmp_path, MINUTES), WHOLE) == second
 
 
 def test_every_cell_of_every_agent_is_measured_once():
